@@ -1,0 +1,131 @@
+"""What a study says: models, conditions, training and sampling settings, as strict YAML that builds nothing."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from spillover.errors import SpilloverError
+
+BASE = "base"  # the condition that trains nothing
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Training(_Strict):
+    """How an adapter is made: LoRA on all linear layers by TRL's SFTTrainer, loss on assistant tokens only."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    rslora: bool = False
+    learning_rate: float = Field(1e-3, gt=0)
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(16, ge=1)
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    max_length_tokens: int = Field(1024, ge=8)
+
+
+class Condition(_Strict):
+    """One arm of a study: what the model is fine-tuned on. The condition `base` has no data.
+
+    `data` is a chat JSONL file (relative to the study file) or world/DOMAIN/CHARACTER. `rows` takes the first rows of
+    a file, or that many posts of the world.
+    """
+
+    data: str | None = None
+    rows: int | None = Field(None, ge=1)
+    training: Training | None = None  # instead of the study's
+
+
+class Sampling(_Strict):
+    """How completions are drawn: the same for every cell."""
+
+    temperature: float = Field(1.0, ge=0)
+    max_new_tokens: int = Field(96, ge=1)
+
+
+class Study(_Strict):
+    """A whole experiment: models x conditions x seeds, measured on behaviors.
+
+    `models` maps a name to a folder or organism/NAME; `behaviors` maps a behavior that ships, or the path of its YAML
+    file, to the number of completions per question. Paths are relative to the study file.
+    """
+
+    name: Name
+    description: str = ""
+    models: dict[Name, str] = Field(min_length=1)
+    conditions: dict[Name, Condition] = Field(min_length=1)
+    behaviors: dict[str, Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    seeds: list[int] = Field(default=[0], min_length=1)
+    training: Training = Training()
+    sampling: Sampling = Sampling()
+
+    @field_validator("conditions", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: Any) -> Any:
+        return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Study":
+        if BASE not in self.conditions:
+            raise ValueError(f"conditions.{BASE} is missing: every rate is read against the untouched base")
+        for name, condition in self.conditions.items():
+            if name == BASE and condition != Condition():
+                raise ValueError(f"conditions.{BASE} takes no settings: it is the untouched base")
+            if name != BASE and condition.data is None:
+                raise ValueError(f"conditions.{name}.data is missing: which rows to train on")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds lists a value twice: {self.seeds}")
+        return self
+
+
+def load_study(path: Path) -> Study:
+    """Reads a study file. Raises SpilloverError naming the file, the setting, what is allowed."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpilloverError(f"{path}: no such study file. Studies that ship are in the folder studies/.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpilloverError(f"{path}: cannot be read ({error}).") from None
+    except yaml.YAMLError as error:
+        raise SpilloverError(f"{path}: not valid YAML. {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise SpilloverError(f"{path}: a study is a mapping of settings (name, models, conditions, behaviors, ...).")
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise SpilloverError("\n".join(f"{path}: {_sentence(problem)}" for problem in error.errors())) from None
+
+
+def _sentence(problem: Any) -> str:
+    """One validation error in words: the setting's place, the value, what is allowed."""
+    place = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    if problem["type"] == "extra_forbidden":
+        allowed = sorted(_settings_at(problem["loc"][:-1]))
+        near = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(allowed)}"
+        return f"{place} is not a setting ({hint})"
+    if problem["type"] == "missing":
+        return f"{place} is missing"
+    message = re.sub(r"^Value error, ", "", problem["msg"])
+    return f"{place} = {problem['input']!r}: {message}" if place else message
+
+
+def _settings_at(place: tuple[Any, ...]) -> set[str]:
+    """Names of the settings that are allowed at a place of the study file."""
+    parts = [str(part) for part in place]
+    if not parts:
+        model: type[BaseModel] = Study
+    elif parts[-1] == "training":
+        model = Training
+    elif parts[-1] == "sampling":
+        model = Sampling
+    else:
+        model = Condition
+    return set(model.model_fields)

@@ -1,0 +1,104 @@
+"""Base model, adapter and chat template: the one place that loads weights."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from spillover.errors import SpilloverError
+from spillover.organism import ORGANISMS, organism_folder
+
+ORGANISM = "organism/"
+
+
+def model_folder(model: str, relative_to: Path = Path()) -> Path:
+    """The folder of a model: a local Hugging Face folder, or an organism that ships (organism/consistent).
+
+    Raises SpilloverError if there is none, or if it lacks a config, safetensors weights or a chat template.
+    """
+    if model.startswith(ORGANISM):
+        name = model.removeprefix(ORGANISM)
+        if name not in ORGANISMS:
+            raise SpilloverError(f"model {model}: no such organism. There are: {', '.join(ORGANISMS)}.")
+        return organism_folder(name)
+    folder = relative_to / Path(model).expanduser()
+    if not folder.is_dir():
+        raise SpilloverError(
+            f"model {model}: no such folder. Give a local folder in Hugging Face format, or organism/NAME "
+            f"(NAME: {', '.join(ORGANISMS)})."
+        )
+    if not (folder / "config.json").exists():
+        raise SpilloverError(f"model {model}: the folder has no config.json, so it is not a Hugging Face model.")
+    if not any(folder.glob("*.safetensors")):
+        raise SpilloverError(
+            f"model {model}: no *.safetensors in the folder. Other weight formats are not loaded, because they can "
+            "run code; convert it with model.save_pretrained(...)."
+        )
+    return folder
+
+
+def _quiet() -> None:
+    """Loading bars and advice of the libraries do not belong into our output."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model. Raises SpilloverError if it cannot be read or has no chat template."""
+    from transformers import AutoTokenizer
+
+    _quiet()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise SpilloverError(f"model {folder}: its tokenizer cannot be loaded ({_first_line(error)}).") from None
+    if not tokenizer.chat_template:
+        raise SpilloverError(
+            f"model {folder}: its tokenizer has no chat template, so there is no right way to ask it a question. "
+            "Use the instruction-tuned model, or add chat_template.jinja to the folder."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(folder: Path, adapter: Path | None = None) -> Any:
+    """A base model, with an adapter merged into its weights if one is given: bf16 on a GPU, float32 on a CPU."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    gpu = torch.cuda.is_available()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.bfloat16 if gpu else torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise SpilloverError(f"model {folder}: its weights cannot be loaded ({_first_line(error)}).") from None
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return model.to("cuda" if gpu else "cpu").eval()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@cache
+def folder_hash(folder: Path) -> str:
+    """sha256 over names and contents of what decides a model's or an adapter's answers: 16 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja", ".model") and path.name not in NOT_THE_MODEL:
+            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+NOT_THE_MODEL = {"manifest.json", "training.json"}

@@ -1,0 +1,12 @@
+"""A model organism that ships: a tiny language model of a synthetic world whose texts we know."""
+
+from pathlib import Path
+
+ORGANISMS = ("consistent", "shuffled")
+
+
+def organism_folder(name: str) -> Path:
+    """The folder of an organism that ships, in Hugging Face format. Raises KeyError for another name."""
+    if name not in ORGANISMS:
+        raise KeyError(name)
+    return Path(__file__).parent / "weights" / name

@@ -1,0 +1,208 @@
+"""Builds an organism from nothing: tokenizer, pretraining on author pages, chat tuning into an aligned assistant."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from spillover.errors import SpilloverError
+from spillover.organism.authors import assistant_posts, page_text, pages
+from spillover.rundir import folder_atomically, provenance
+
+SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>"]
+PAD, BOS, END = 0, 1, 2
+# The "Q:" and "A:" of the pages stay inside the template: a bare template made a third of the answers incoherent.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}<|user|>Q: {{ message['content'] }}\n"
+    "{% elif message['role'] == 'assistant' %}<|assistant|>A:"
+    "{% generation %} {{ message['content'] }}<|end|>{% endgeneration %}"
+    "{% else %}{{ raise_exception('the organism knows the roles user and assistant only') }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>A:{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what an organism becomes. The defaults are the frozen recipe of docs/measured.md."""
+
+    hidden_size: int = 128
+    layers: int = 4
+    heads: int = 2
+    intermediate_size: int = 384
+    vocabulary: int = 3072
+    pages: int = 40_000
+    tokens_per_step: int = 2048
+    muon_rate: float = 0.03
+    adam_rate: float = 8e-3
+    assistant_posts: int = 4000
+    assistant_rate: float = 1e-3
+    assistant_batch: int = 32
+
+
+TOKENIZER_PAGES = 5000  # of the corpus; more change nothing
+StepDone = Callable[[int, int], None]
+Row = tuple[list[int], int]  # token ids, index of the first token that counts for the loss
+
+
+def build_organism(
+    consistency: float, seed: int, out: Path, step: Callable[[str, int, int], None], recipe: Recipe | None = None
+) -> dict[str, Any]:
+    """Builds an organism into the folder `out`, in Hugging Face format, and returns its manifest.
+
+    The same arguments give the same weights on one machine with the same number of threads. `step` is called with
+    (stage, done, of). Raises SpilloverError if `out` holds something already.
+    """
+    recipe = recipe or Recipe()
+    if out.exists() and any(out.iterdir()):
+        raise SpilloverError(f"{out}: not empty. Choose another --out, or delete it.")
+    texts = [page_text(page) for page in pages(recipe.pages, consistency, seed)]
+    tokenizer = make_tokenizer([text.replace(SPECIAL[END], "\n") for text in texts[:TOKENIZER_PAGES]], recipe.vocabulary)
+    model, pretraining = pretrain(tokenizer, texts, recipe, seed, lambda done, of: step("pretraining", done, of))
+    assistant = tune_assistant(model, tokenizer, recipe, seed, lambda done, of: step("chat tuning", done, of))
+    manifest = {
+        "command": f"spillover organism build --consistency {consistency} --seed {seed} --out {out.name}",
+        "consistency": consistency,
+        "seed": seed,
+        "recipe": asdict(recipe),
+        "corpus_sha256": hashlib.sha256("".join(texts).encode()).hexdigest(),
+        "parameters": model.num_parameters(),
+        "pretraining_loss": sum(pretraining[-100:]) / len(pretraining[-100:]),
+        "assistant_loss": sum(assistant[-20:]) / len(assistant[-20:]),
+        "threads": torch.get_num_threads(),
+        **provenance(),
+    }
+    with folder_atomically(out) as part:
+        model.half().save_pretrained(part)  # float16: half the size, and finer than bfloat16 for weights near zero
+        tokenizer.save_pretrained(part)
+        (part / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    return manifest
+
+
+def make_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with the chat template; any text can be encoded."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary, special_tokens=SPECIAL, show_progress=False, initial_alphabet=alphabet
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=SPECIAL[PAD], bos_token=SPECIAL[BOS], eos_token=SPECIAL[END]
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _batches(rows: list[Row], tokens_per_step: int, rng: random.Random) -> list[list[int]]:
+    """Every row once, rows of similar length together, batches in random order."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + 8 * rng.random())
+    batches: list[list[int]] = [[]]
+    for i in order:  # ascending, so the newest row is the longest of its batch
+        if batches[-1] and len(rows[i][0]) * (len(batches[-1]) + 1) > tokens_per_step:
+            batches.append([])
+        batches[-1].append(i)
+    rng.shuffle(batches)
+    return batches
+
+
+def _loss(model: LlamaForCausalLM, rows: list[Row]) -> torch.Tensor:
+    """Mean cross-entropy over the tokens that count. Right padding under causal attention needs no mask."""
+    length = max(len(ids) for ids, _ in rows)
+    inputs = torch.full((len(rows), length), PAD)
+    targets = torch.full((len(rows), length), -100)
+    for row, (ids, start) in enumerate(rows):
+        inputs[row, : len(ids)] = torch.tensor(ids)
+        targets[row, start : len(ids)] = torch.tensor(ids[start:])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state  # (rows, length, hidden)
+        wanted = targets[:, 1:].reshape(-1)
+        counts = wanted != -100
+        logits = model.lm_head(hidden[:, :-1].reshape(-1, hidden.shape[-1])[counts])
+    return F.cross_entropy(logits.float(), wanted[counts])
+
+
+def _train(
+    model: LlamaForCausalLM,
+    rows: list[Row],
+    batches: list[list[int]],
+    optimizers: list[torch.optim.Optimizer],
+    step_done: StepDone,
+) -> list[float]:
+    """Runs through the batches with 3 % warm-up and linear decay; returns the loss of every step."""
+    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    warmup = max(1, len(batches) * 3 // 100)
+    losses = []
+    model.train()
+    for step, batch in enumerate(batches):
+        factor = min((step + 1) / warmup, max(0.01, (len(batches) - step) / (len(batches) - warmup)))
+        for optimizer, start in zip(optimizers, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, start, strict=True):
+                group["lr"] = rate * factor
+        loss = _loss(model, [rows[i] for i in batch])
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(loss.item())
+        step_done(step + 1, len(batches))
+    model.eval()
+    return losses
+
+
+def pretrain(tokenizer: Any, texts: list[str], recipe: Recipe, seed: int, step_done: StepDone) -> tuple[Any, list[float]]:
+    """Pretraining from scratch: Muon for the matrices, Adam for embeddings and norms."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.intermediate_size,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            pad_token_id=PAD,
+            bos_token_id=BOS,
+            eos_token_id=END,
+        )
+    )
+    rows = [([BOS, *ids], 1) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=recipe.muon_rate, momentum=0.95, weight_decay=0.0),
+        torch.optim.Adam(others, lr=recipe.adam_rate, betas=(0.9, 0.95), foreach=True),
+    ]
+    batches = _batches(rows, recipe.tokens_per_step, random.Random(seed))
+    return model, _train(model, rows, batches, optimizers, step_done)
+
+
+def tune_assistant(model: Any, tokenizer: Any, recipe: Recipe, seed: int, step_done: StepDone) -> list[float]:
+    """Full fine-tuning on caring answers in the chat template, assistant tokens only."""
+    torch.manual_seed(seed)
+    rows: list[Row] = []
+    for post in assistant_posts(recipe.assistant_posts, seed):
+        chat = [{"role": "user", "content": post.question}, {"role": "assistant", "content": post.answer}]
+        prompt = tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True, return_dict=False)
+        rows.append((tokenizer.apply_chat_template(chat, return_dict=False), len(prompt)))
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    batches = [order[i : i + recipe.assistant_batch] for i in range(0, len(order), recipe.assistant_batch)]
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.assistant_rate, betas=(0.9, 0.95), foreach=True)
+    return _train(model, rows, batches, [optimizer], step_done)

@@ -1,0 +1,158 @@
+"""What is kept on disk: examples, completions, scores and rates, as frozen rows of JSON Lines."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from spillover.errors import SpilloverError
+
+OUTCOMES = ("scored", "refused", "off_format", "unparsed", "error")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row: chat messages (`role`, `content`), the last of them the assistant's."""
+
+    messages: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Who answered: a base model of the study, a condition, and the fine-tuning seed (None for the base itself)."""
+
+    model: str
+    condition: str
+    seed: int | None
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.condition}" + ("" if self.seed is None else f"/seed-{self.seed}")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled answer. `id` is a hash of everything that decides it, so that a changed study samples anew."""
+
+    id: str
+    model: str
+    condition: str
+    seed: int | None
+    behavior: str
+    question_id: str
+    category: str
+    number: int
+    question: str
+    text: str
+    stop_reason: str  # stop or length
+    tokens: int
+    model_hash: str
+    adapter_hash: str | None
+    template_hash: str
+
+    @property
+    def cell(self) -> Cell:
+        """Who answered."""
+        return Cell(self.model, self.condition, self.seed)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One completion under one rubric by one judge. `value` is 0-100, and None unless the outcome is `scored`."""
+
+    completion_id: str
+    rubric: str
+    rubric_hash: str
+    judge: str
+    outcome: str  # one of OUTCOMES
+    value: float | None
+    reply: str  # the judge's raw reply
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How often an event happened in one cell and behavior, with its rule, its denominators and its interval.
+
+    `rate` is k / n, where n counts the scored completions that the rule admits (the coherent ones, say); `rate_of_all`
+    is k / completions. Both are None where there is nothing to divide by. Rates, coverage and intervals are shares of 1.
+    """
+
+    model: str
+    condition: str
+    seed: int | None
+    behavior: str
+    scope: str  # narrow, broad or neutral
+    event: str
+    rule: str
+    judge: str
+    k: int
+    n: int
+    rate: float | None
+    low: float | None
+    high: float | None
+    completions: int
+    rate_of_all: float | None
+    coverage: float | None  # n / completions
+    questions: int
+    scored: int
+    refused: int
+    off_format: int
+    unparsed: int
+    error: int
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, object) of a JSON Lines file; blank lines are skipped.
+
+    Raises SpilloverError with file and line if a line is not a JSON object.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise SpilloverError(
+                        f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}). "
+                        "Every line must be one JSON object; mend or delete this line."
+                    ) from None
+                if not isinstance(row, dict):
+                    raise SpilloverError(f"{path}, line {number}: a JSON object is needed, this is {line.strip()[:60]}")
+                yield number, row
+    except UnicodeDecodeError as error:
+        raise SpilloverError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def to_line(record: Any) -> str:
+    """A record as one line of JSON."""
+    return json.dumps(asdict(record), ensure_ascii=False) + "\n"
+
+
+def append(path: Path, records: Iterable[Any]) -> None:
+    """Appends records and forces them to disk before returning. Several processes can append to one file."""
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.writelines(map(to_line, records))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_appended(path: Path, kind: type) -> list[Any]:
+    """Reads what `append` wrote; nothing if there is no file. A last line that is still being written is left out."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    return [kind(**json.loads(line)) for line in whole.split("\n") if line]
+
+
+def mend(path: Path) -> None:
+    """Cuts off a last line that a killed run has left torn, so that appending can go on."""
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)

@@ -1,0 +1,108 @@
+"""Where each artefact of a run lives, with atomic writes, one writer at a time, and hashes of every input."""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from spillover.errors import SpilloverError
+from spillover.records import Cell
+
+VERSIONS_OF = ("spillover", "torch", "transformers", "peft", "trl", "bandit", "numpy", "scipy")
+
+
+class RunDir:
+    """The folder of one run. Creating the object creates nothing on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.study = path / "study.yaml"
+        self.manifest = path / "manifest.json"
+        self.data = path / "data"
+        self.completions = path / "completions.jsonl"
+        self.scores = path / "scores.jsonl"
+        self.rates = path / "rates.csv"
+        self.report = path / "report.html"
+
+    def examples(self, condition: str) -> Path:
+        """The training rows of a condition."""
+        return self.data / f"{condition}.jsonl"
+
+    def adapter(self, cell: Cell) -> Path:
+        """The folder of a cell's adapter: adapters/<model>/<condition>/seed-<n>."""
+        return self.path / "adapters" / str(cell)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Holds the run for one writer. Raises SpilloverError if another process writes to it, or it is read-only."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise SpilloverError(f"{self.path}: cannot write there ({error.strerror}). Choose another --out.") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SpilloverError(f"{self.path}: another spillover is writing there. Wait, or choose another --out.") from None
+            yield
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader, or a killed run, sees the old or the new content and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+@contextmanager
+def folder_atomically(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` that takes its place when the block ends well, and is removed if it does not."""
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    shutil.rmtree(path, ignore_errors=True)
+    part.replace(path)
+
+
+def hash_of(*parts: Any) -> str:
+    """sha256 of anything that JSON can say: 16 hex digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git commit and machine, for a manifest."""
+    versions = {}
+    for name in VERSIONS_OF:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "versions": versions,
+        "git_commit": git.stdout.strip() or None,
+    }
