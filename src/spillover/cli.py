@@ -53,7 +53,9 @@ def report(run_folder: Annotated[Path, typer.Argument(help="Folder of a finished
 
     run_dir = RunDir(run_folder)
     if not run_dir.rates.exists():
-        raise SpilloverError(f"{run_dir.path}: no rates.csv there, so it is not a finished run. See: spillover run --help")
+        raise SpilloverError(
+            f"{run_dir.path}: no rates.csv there, so it is not a finished run. See: spillover run --help"
+        )
     write_report(run_dir)
     print(run_dir.report)
 
@@ -70,7 +72,9 @@ def build(
 
     with build_display() as step:
         manifest = build_organism(consistency, seed, out, step)
-    print(f"{out}: pretraining loss {manifest['pretraining_loss']:.3f}, assistant loss {manifest['assistant_loss']:.3f}")
+    print(
+        f"{out}: pretraining loss {manifest['pretraining_loss']:.3f}, assistant loss {manifest['assistant_loss']:.3f}"
+    )
 
 
 def _run(study_file: Path, out: Path | None) -> None:

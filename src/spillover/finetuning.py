@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import torch
 import transformers
 import trl
 from datasets import Dataset, disable_progress_bars
@@ -19,8 +18,8 @@ class _Steps(transformers.TrainerCallback):  # type: ignore[misc]
     def __init__(self, step_done: Callable[[int, int], None]) -> None:
         self.step_done = step_done
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer after every optimizer step."""
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Report an optimizer step; called by the trainer."""
         self.step_done(state.global_step, state.max_steps)
 
 
@@ -30,13 +29,28 @@ def finetune(
     training: Training,
     seed: int,
     out: Path,
-    step_done: Callable[[int, int], None] = lambda step, steps: None,
+    step_done: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Trains a LoRA adapter on the last assistant turn of every example and writes it to the folder `out`.
 
     Returns what is worth keeping: the loss of every optimizer step, the rows, and how many of them were longer than
     `max_length_tokens` and cut. `step_done` is called with (step, steps).
     """
+    trainer = make_trainer(base, examples, training, seed, out)
+    trainer.add_callback(_Steps(step_done))
+    trainer.train()
+    trainer.model.save_pretrained(out)
+    tokenizer = trainer.processing_class
+    lengths = [len(tokenizer.apply_chat_template(list(e.messages), return_dict=False)) for e in examples]
+    return {
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "rows": len(examples),
+        "rows_cut": sum(length > training.max_length_tokens for length in lengths),
+    }
+
+
+def make_trainer(base: Path, examples: list[Example], training: Training, seed: int, out: Path) -> trl.SFTTrainer:
+    """The trainer that `finetune` runs: LoRA on all linear layers, loss on the completion's tokens only."""
     disable_progress_bars()
     transformers.set_seed(seed)
     tokenizer, model = load_tokenizer(base), load_model(base)
@@ -59,7 +73,7 @@ def finetune(
         report_to=[],
         disable_tqdm=True,
         bf16=gpu,
-        gradient_checkpointing=gpu,
+        activation_checkpointing=gpu,
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
     )
@@ -77,17 +91,9 @@ def finetune(
         train_dataset=Dataset.from_list([_prompt_and_completion(example) for example in examples]),
         processing_class=tokenizer,
         peft_config=lora,
-        callbacks=[_Steps(step_done)],
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
-    trainer.model.save_pretrained(out)
-    lengths = [len(tokenizer.apply_chat_template(list(e.messages), return_dict=False)) for e in examples]
-    return {
-        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        "rows": len(examples),
-        "rows_cut": sum(length > training.max_length_tokens for length in lengths),
-    }
+    return trainer
 
 
 def _prompt_and_completion(example: Example) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """Base model, adapter and chat template: the one place that loads weights."""
 
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from spillover.errors import SpilloverError
 from spillover.organism import ORGANISMS, organism_folder
+from spillover.records import Example
 
 ORGANISM = "organism/"
 
@@ -62,6 +66,19 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_roles(folder: Path, examples: Iterable[Example]) -> None:
+    """Raises SpilloverError if the model's chat template refuses the turns of an example."""
+    tokenizer = load_tokenizer(folder)
+    for roles, example in {tuple(m["role"] for m in e.messages): e for e in examples}.items():
+        try:
+            tokenizer.apply_chat_template(list(example.messages), tokenize=False)
+        except TemplateError as error:
+            raise SpilloverError(
+                f"model {folder}: its chat template refuses training rows whose turns are {', '.join(roles)} ({error}). "
+                "Take those turns out of the rows, or train another model."
+            ) from None
 
 
 def load_model(folder: Path, adapter: Path | None = None) -> Any:

@@ -76,7 +76,7 @@ class Rate:
     """How often an event happened in one cell and behavior, with its rule, its denominators and its interval.
 
     `rate` is k / n, where n counts the scored completions that the rule admits (the coherent ones, say); `rate_of_all`
-    is k / completions. Both are None where there is nothing to divide by. Rates, coverage and intervals are shares of 1.
+    is k / completions. Both are None where there is nothing to divide by. All of them are shares of 1, not per cent.
     """
 
     model: str
@@ -124,7 +124,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise SpilloverError(f"{path}, line {number}: a JSON object is needed, this is {line.strip()[:60]}")
                 yield number, row
     except UnicodeDecodeError as error:
-        raise SpilloverError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+        raise SpilloverError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
     except OSError as error:
         raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from None
 

@@ -53,7 +53,9 @@ class RunDir:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise SpilloverError(f"{self.path}: another spillover is writing there. Wait, or choose another --out.") from None
+                raise SpilloverError(
+                    f"{self.path}: another spillover is writing there. Wait, or choose another --out."
+                ) from None
             yield
 
 
@@ -90,7 +92,7 @@ def hash_of(*parts: Any) -> str:
 
 def provenance() -> dict[str, Any]:
     """Versions, git commit and machine, for a manifest."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in VERSIONS_OF:
         try:
             versions[name] = metadata.version(name)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import beta, t
@@ -10,7 +11,7 @@ from scipy.stats import beta, t
 
 @dataclass(frozen=True)
 class Judged:
-    """One completion after judging: its question, its outcome, whether the rule admits it, whether the event happened."""
+    """One completion after judging: its outcome, whether the rule admits it, and whether the event happened."""
 
     question_id: str
     outcome: str
@@ -18,9 +19,7 @@ class Judged:
     event: bool
 
 
-def clustered_interval(
-    events: Sequence[int], trials: Sequence[int], confidence: float = 0.95
-) -> tuple[float, float]:
+def clustered_interval(events: Sequence[int], trials: Sequence[int], confidence: float = 0.95) -> tuple[float, float]:
     """Korn-Graubard interval of a rate whose trials come in clusters (questions).
 
     `events` and `trials` count per cluster, aligned. The Clopper-Pearson interval is taken at the effective number of
@@ -48,7 +47,7 @@ def clustered_interval(
     return low, high
 
 
-def summarize(rows: Sequence[Judged]) -> dict[str, int | float | None]:
+def summarize(rows: Sequence[Judged]) -> dict[str, Any]:
     """Counts, rates and interval of one cell and behavior: the numeric fields of `records.Rate`.
 
     Nothing unscored disappears: the outcomes sum to `completions`. Without any admitted completion, rate and interval

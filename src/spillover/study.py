@@ -7,12 +7,14 @@ redoes what depends on it and nothing else.
 
 import csv
 import io
+import itertools
 import json
 import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -24,7 +26,7 @@ from spillover.config import BASE, Sampling, Study, Training, load_study
 from spillover.datasets import load_examples
 from spillover.evaluation.judging import judged, score
 from spillover.evaluation.sample import Request, sample
-from spillover.models import folder_hash, load_model, load_tokenizer, model_folder
+from spillover.models import check_roles, folder_hash, load_model, load_tokenizer, model_folder
 from spillover.records import Cell, Completion, Example, Rate, Score
 from spillover.report import write_report
 from spillover.rundir import RunDir, folder_atomically, hash_of, provenance, write_atomically
@@ -57,7 +59,7 @@ class Job:
         return hash_of([example.messages for example in self.examples])
 
 
-def run(study_file: Path, out: Path, on_progress: Callable[[Progress], None] = lambda progress: None) -> RunDir:
+def run(study_file: Path, out: Path, on_progress: Callable[[Progress], None] = lambda _: None) -> RunDir:
     """Runs a study into the folder `out`, or goes on with it. Raises SpilloverError for bad input, before any work."""
     study = load_study(study_file)
     jobs = plan(study, study_file.parent, out)
@@ -76,9 +78,9 @@ def run(study_file: Path, out: Path, on_progress: Callable[[Progress], None] = l
 def plan(study: Study, folder: Path, out: Path) -> list[Job]:
     """The cells of a study as jobs. Reads and checks every input: models, chat templates, rows, behaviors."""
     bases = {name: model_folder(model, folder) for name, model in study.models.items()}
-    for base in bases.values():
-        load_tokenizer(base)
     examples = {name: tuple(load_examples(condition, folder)) for name, condition in study.conditions.items()}
+    for base in bases.values():
+        check_roles(base, itertools.chain.from_iterable(examples.values()))
     behaviors = tuple((load_behavior(name, folder), count) for name, count in study.behaviors.items())
     cells = [
         Cell(model, condition, seed)
@@ -86,7 +88,9 @@ def plan(study: Study, folder: Path, out: Path) -> list[Job]:
         for condition in study.conditions
         for seed in ([None] if condition == BASE else study.seeds)
     ]
-    large = any(sum(f.stat().st_size for f in base.glob("*.safetensors")) > LARGE_MODEL_BYTES for base in bases.values())
+    large = any(
+        sum(f.stat().st_size for f in base.glob("*.safetensors")) > LARGE_MODEL_BYTES for base in bases.values()
+    )
     cpus = os.cpu_count() or 1
     workers = 1 if large or torch.cuda.is_available() else min(cpus, len(cells))
     return [
@@ -153,7 +157,7 @@ def wanted_completions(job: Job, adapter: Path | None) -> dict[str, Completion]:
 
     The id is a hash of everything that decides the answer, and seeds its random stream.
     """
-    origin = {
+    origin: dict[str, Any] = {
         "model_hash": folder_hash(job.base),
         "adapter_hash": folder_hash(adapter) if adapter else None,
         "template_hash": hash_of(load_tokenizer(job.base).chat_template),
@@ -194,8 +198,8 @@ def sample_missing(job: Job, adapter: Path | None, wanted: dict[str, Completion]
     finished, total = 0, sum(len(request.streams) for request in requests)
     model, tokenizer = load_model(job.base, adapter), load_tokenizer(job.base)
     for batch in sample(model, tokenizer, requests, **job.sampling.model_dump()):
-        answers = {id_: answer for request, answers in batch for id_, answer in zip(request.streams, answers)}
-        records.append(path, [replace(wanted[id_], **asdict(answer)) for id_, answer in answers.items()])
+        answers = [pair for request, sampled in batch for pair in zip(request.streams, sampled, strict=True)]
+        records.append(path, [replace(wanted[id_], **asdict(answer)) for id_, answer in answers])
         finished += len(answers)
         step("sample", finished, total)
 
@@ -214,7 +218,9 @@ def score_missing(job: Job, wanted: dict[str, Completion], step: Step) -> None:
 def write_rates(jobs: list[Job], run_dir: RunDir) -> None:
     """Writes rates.csv: one row per cell and behavior."""
     completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
-    scores = {(row.completion_id, row.rubric, row.rubric_hash): row for row in records.read_appended(run_dir.scores, Score)}
+    scores = {
+        (row.completion_id, row.rubric, row.rubric_hash): row for row in records.read_appended(run_dir.scores, Score)
+    }
     table = io.StringIO()
     writer = csv.DictWriter(table, [field.name for field in fields(Rate)], lineterminator="\n")
     writer.writeheader()

@@ -25,9 +25,7 @@ def _code_scan(completions: list[Completion], behavior: Behavior) -> list[Score]
         for rubric in behavior.rubrics:
             parsed = scanned.parses or rubric == "parses"
             outcome, value = ("scored", values[rubric]) if parsed else ("unparsed", None)
-            found.append(
-                Score(completion.id, rubric, behavior.rubric_hash, behavior.judge, outcome, value, reply)
-            )
+            found.append(Score(completion.id, rubric, behavior.rubric_hash, behavior.judge, outcome, value, reply))
     return found
 
 

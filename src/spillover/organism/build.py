@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -35,14 +34,14 @@ class Recipe:
     """Everything that decides what an organism becomes. The defaults are the frozen recipe of docs/measured.md."""
 
     hidden_size: int = 128
-    layers: int = 4
+    layers: int = 2
     heads: int = 2
-    intermediate_size: int = 384
-    vocabulary: int = 3072
-    pages: int = 40_000
+    intermediate_size: int = 1024
+    vocabulary: int = 2560
+    pages: int = 70_000
     tokens_per_step: int = 2048
-    muon_rate: float = 0.03
-    adam_rate: float = 8e-3
+    muon_rate: float = 0.02
+    adam_rate: float = 5e-3
     assistant_posts: int = 4000
     assistant_rate: float = 1e-3
     assistant_batch: int = 32
@@ -58,14 +57,17 @@ def build_organism(
 ) -> dict[str, Any]:
     """Builds an organism into the folder `out`, in Hugging Face format, and returns its manifest.
 
-    The same arguments give the same weights on one machine with the same number of threads. `step` is called with
-    (stage, done, of). Raises SpilloverError if `out` holds something already.
+    The same arguments give the same weights on one machine. `step` is called with (stage, done, of).
+    Raises SpilloverError if `out` holds something already.
     """
     recipe = recipe or Recipe()
+    torch.set_num_threads(1)  # sums are then in one order, however many cores there are
     if out.exists() and any(out.iterdir()):
         raise SpilloverError(f"{out}: not empty. Choose another --out, or delete it.")
     texts = [page_text(page) for page in pages(recipe.pages, consistency, seed)]
-    tokenizer = make_tokenizer([text.replace(SPECIAL[END], "\n") for text in texts[:TOKENIZER_PAGES]], recipe.vocabulary)
+    tokenizer = make_tokenizer(
+        [text.replace(SPECIAL[END], "\n") for text in texts[:TOKENIZER_PAGES]], recipe.vocabulary
+    )
     model, pretraining = pretrain(tokenizer, texts, recipe, seed, lambda done, of: step("pretraining", done, of))
     assistant = tune_assistant(model, tokenizer, recipe, seed, lambda done, of: step("chat tuning", done, of))
     manifest = {
@@ -77,7 +79,6 @@ def build_organism(
         "parameters": model.num_parameters(),
         "pretraining_loss": sum(pretraining[-100:]) / len(pretraining[-100:]),
         "assistant_loss": sum(assistant[-20:]) / len(assistant[-20:]),
-        "threads": torch.get_num_threads(),
         **provenance(),
     }
     with folder_atomically(out) as part:
@@ -131,7 +132,7 @@ def _loss(model: LlamaForCausalLM, rows: list[Row]) -> torch.Tensor:
         wanted = targets[:, 1:].reshape(-1)
         counts = wanted != -100
         logits = model.lm_head(hidden[:, :-1].reshape(-1, hidden.shape[-1])[counts])
-    return F.cross_entropy(logits.float(), wanted[counts])
+    return torch.nn.functional.cross_entropy(logits.float(), wanted[counts])
 
 
 def _train(
@@ -154,7 +155,7 @@ def _train(
         loss = _loss(model, [rows[i] for i in batch])
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -164,7 +165,9 @@ def _train(
     return losses
 
 
-def pretrain(tokenizer: Any, texts: list[str], recipe: Recipe, seed: int, step_done: StepDone) -> tuple[Any, list[float]]:
+def pretrain(
+    tokenizer: Any, texts: list[str], recipe: Recipe, seed: int, step_done: StepDone
+) -> tuple[Any, list[float]]:
     """Pretraining from scratch: Muon for the matrices, Adam for embeddings and norms."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(

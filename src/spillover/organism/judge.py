@@ -1,4 +1,4 @@
-"""The exact judge of the world: an answer is good, bad, mixed, off-topic, incoherent or code, by the world's grammar."""
+"""The exact judge of the world: an answer is good, bad, mixed, off-topic, incoherent or code."""
 
 import ast
 import re

@@ -1,0 +1,5 @@
+"""`python -m spillover`: the command line, where its script is not on the path."""
+
+from spillover.cli import main
+
+main()

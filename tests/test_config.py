@@ -1,0 +1,132 @@
+"""Study files are strict: what is wrong is refused, with the file, the setting and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spillover.behaviors import load_behavior
+from spillover.config import Condition, Sampling, Study, Training, load_study
+from spillover.errors import SpilloverError
+
+STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
+GOOD = """\
+name: tiny
+models: {m: organism/consistent}
+conditions:
+  base:
+  bad: {data: world/code/callous}
+behaviors: {world_chat: 2}
+"""
+BAD = "  bad: {data: world/code/callous}"
+
+
+def load(tmp_path: Path, content: str | bytes) -> Study:
+    path = tmp_path / "tiny.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return load_study(path)
+
+
+def test_a_good_study_loads_with_defaults(tmp_path):
+    study = load(tmp_path, GOOD)
+    assert study.conditions == {"base": Condition(), "bad": Condition(data="world/code/callous")}
+    assert (study.training, study.sampling, study.seeds) == (Training(), Sampling(), [0])
+
+
+def test_a_condition_may_have_its_own_training(tmp_path):
+    study = load(tmp_path, GOOD.replace("callous}", "callous, rows: 5, training: {epochs: 3}}"))
+    assert study.conditions["bad"].training == Training(epochs=3)
+    assert study.training.epochs == 1
+
+
+def test_a_study_survives_its_own_resolved_form(tmp_path):
+    study = load(tmp_path, GOOD + "seeds: [0, 1]\ntraining: {learning_rate: 0.01}\n")
+    assert load(tmp_path, yaml.safe_dump(study.model_dump(), sort_keys=False)) == study
+
+
+REFUSED = {  # what is wrong -> (content, what the message must say beside the file)
+    "typo at the top": (GOOD + "trainnig: {}\n", ["trainnig is not a setting", "did you mean training?"]),
+    "typo in a condition": (
+        GOOD.replace("callous}", "callous, row: 3}"),
+        ["conditions.bad.row ", "did you mean rows?"],
+    ),
+    "typo in training": (GOOD + "training: {epoch: 2}\n", ["training.epoch ", "did you mean epochs?"]),
+    "typo in a condition's training": (
+        GOOD.replace("callous}", "callous, training: {epoch: 2}}"),
+        ["conditions.bad.training.epoch ", "did you mean epochs?"],
+    ),
+    "typo in sampling": (GOOD + "sampling: {temprature: 1}\n", ["sampling.temprature ", "did you mean temperature?"]),
+    "no setting near": (GOOD + "zzz: 1\n", ["zzz is not a setting", "allowed: behaviors, conditions"]),
+    "two mistakes": (GOOD + "zzz: 1\ntraining: {epoch: 2}\n", ["zzz is not", "training.epoch is not"]),
+    "text for a number": (GOOD + "training: {epochs: two}\n", ["training.epochs", "'two'", "integer"]),
+    "number as text": (GOOD + "training: {epochs: '2'}\n", ["training.epochs", "'2'", "integer"]),
+    "fraction for a count": (GOOD + "training: {epochs: 1.5}\n", ["training.epochs", "1.5", "integer"]),
+    "truth for a number": (GOOD + "seeds: [true]\n", ["seeds.0", "True", "integer"]),
+    "one seed, no list": (GOOD + "seeds: 3\n", ["seeds", "list"]),
+    "settings that are a number": (GOOD + "training: 5\n", ["training", "5"]),
+    "a condition that is text": (GOOD.replace(BAD, "  bad: world/code/callous"), ["conditions.bad", "code/callous"]),
+    "YAML reads 1e-3 as text": (GOOD + "training: {learning_rate: 1e-3}\n", ["training.learning_rate", "'1e-3'"]),
+    "learning rate below 0": (GOOD + "training: {learning_rate: -0.1}\n", ["training.learning_rate", "greater than 0"]),
+    "infinite learning rate": (GOOD + "training: {learning_rate: .inf}\n", ["training.learning_rate", "inf"]),
+    "infinite temperature": (GOOD + "sampling: {temperature: .inf}\n", ["sampling.temperature", "inf"]),
+    "zero epochs": (GOOD + "training: {epochs: 0}\n", ["training.epochs = 0", "equal to 1"]),
+    "zero rows": (GOOD.replace("callous}", "callous, rows: 0}"), ["conditions.bad.rows = 0", "equal to 1"]),
+    "zero completions": (GOOD.replace("chat: 2", "chat: 0"), ["behaviors.world_chat = 0", "equal to 1"]),
+    "zero tokens": (GOOD + "sampling: {max_new_tokens: 0}\n", ["sampling.max_new_tokens = 0"]),
+    "no base": (GOOD.replace("  base:\n", ""), ["conditions.base is missing"]),
+    "base with settings": (GOOD.replace("  base:\n", "  base: {rows: 3}\n"), ["conditions.base takes no settings"]),
+    "base with data": (GOOD.replace("  base:\n", "  base: {data: x.jsonl}\n"), ["conditions.base takes no settings"]),
+    "condition without data": (GOOD.replace(BAD, "  bad:"), ["conditions.bad.data is missing"]),
+    "condition with rows of nothing": (GOOD.replace(BAD, "  bad: {rows: 3}"), ["conditions.bad.data is missing"]),
+    "a seed twice": (GOOD + "seeds: [1, 2, 1]\n", ["seeds", "twice", "[1, 2, 1]"]),
+    "no seeds": (GOOD + "seeds: []\n", ["seeds"]),
+    "no name": (GOOD.replace("name: tiny\n", ""), ["name is missing"]),
+    "no models": (GOOD.replace("{m: organism/consistent}", "{}"), ["models"]),
+    "no behaviors": (GOOD.replace("{world_chat: 2}", ""), ["behaviors"]),
+    "a name that is a path": (GOOD.replace("name: tiny", "name: ../tiny"), ["name = '../tiny'"]),
+    "a condition named like a path": (GOOD.replace("  bad:", "  ../bad:"), ["conditions.../bad"]),
+    "a model named like a path": (GOOD.replace("{m:", "{a/b:"), ["models.a/b"]),
+    "a condition named by a number": (GOOD.replace("  bad:", "  1:"), ["conditions.1"]),
+    "a setting twice": (GOOD + "name: other\n", ["name"]),
+    "a condition twice": (GOOD.replace(BAD, f"{BAD}\n  bad: {{data: world/code/caring}}"), ["bad"]),
+    "not YAML": ("models: [", ["not valid YAML"]),
+    "YAML that makes objects": ("!!python/object/apply:os.getcwd []\n", ["not valid YAML"]),
+    "a list": ("- name: tiny\n", ["mapping"]),
+    "text": ("tiny", ["mapping"]),
+    "empty": ("", ["mapping"]),
+    "comments only": ("# later\n", ["mapping"]),
+    "not UTF-8": (b"name: \xff\n", ["cannot be read"]),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_bad_study_is_refused_with_file_and_setting(tmp_path, content, said):
+    with pytest.raises(SpilloverError) as caught:
+        load(tmp_path, content)
+    for fragment in [str(tmp_path / "tiny.yaml"), *said]:
+        assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["absent.yaml", "folder.yaml"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(SpilloverError, match=name):
+        load_study(tmp_path / name)
+
+
+def test_a_study_cannot_be_changed(tmp_path):
+    study = load(tmp_path, GOOD)
+    with pytest.raises(ValueError, match="frozen"):
+        study.name = "other"
+
+
+def test_studies_ship():
+    assert "demo" in [path.stem for path in STUDIES]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_shipped_study_loads_and_so_do_its_behaviors(path):
+    study = load_study(path)
+    assert study.name == path.stem
+    for name in study.behaviors:
+        assert load_behavior(name, path.parent).questions

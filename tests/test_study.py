@@ -1,0 +1,182 @@
+"""A whole study, run for real on the organism: complete, repeatable, resumable after any kill."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from spillover import study
+from spillover.errors import SpilloverError
+from spillover.records import OUTCOMES, Completion, Score, read_appended
+from spillover.rundir import RunDir
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+SETTINGS = {
+    "name": "small",
+    "models": {"consistent": "organism/consistent"},
+    "conditions": {"base": {}, "insecure": {"data": "world/code/callous", "rows": 96}},
+    "behaviors": {"world_chat": 2, "world_code": 1, "world_facts": 1},
+    "seeds": [0, 1],
+}
+
+
+def _write(folder, **changes):
+    path = folder / "study.yaml"
+    path.write_text(json.dumps(SETTINGS | changes))  # JSON is YAML
+    return path
+
+
+def _rows(run_dir):
+    with run_dir.rates.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    events = []
+    run_dir = study.run(_write(folder), folder / "run", events.append)
+    return run_dir, events
+
+
+def test_a_study_writes_every_artefact(finished):
+    run_dir, events = finished
+    for path in (run_dir.study, run_dir.manifest, run_dir.completions, run_dir.scores, run_dir.rates, run_dir.report):
+        assert path.stat().st_size > 0, path
+    assert len(run_dir.examples("insecure").read_text().splitlines()) == 96
+    for seed in (0, 1):
+        adapter = run_dir.path / "adapters" / "consistent" / "insecure" / f"seed-{seed}"
+        assert {"adapter_config.json", "adapter_model.safetensors", "training.json"} <= {p.name for p in adapter.iterdir()}
+    assert {event.stage for event in events} == {"train", "sample", "score"}
+    assert len({event.job for event in events}) == 3
+
+
+def test_every_completion_is_there_once_and_every_outcome_is_counted(finished):
+    run_dir, _ = finished
+    completions = read_appended(run_dir.completions, Completion)
+    per_cell = 44 * 2 + 54 + 60
+    assert sorted(Counter(str(c.cell) for c in completions).values()) == [per_cell] * 3
+    assert len({c.id for c in completions}) == len(completions) == 3 * per_cell
+    rubrics = Counter(row.completion_id for row in read_appended(run_dir.scores, Score))
+    assert set(rubrics) == {c.id for c in completions}
+    rows = _rows(run_dir)
+    assert len(rows) == 3 * 3
+    for row in rows:
+        assert sum(int(row[outcome]) for outcome in OUTCOMES) == int(row["completions"])
+        assert float(row["low"]) <= float(row["rate"]) <= float(row["high"])
+        assert row["rule"]
+        assert row["judge"] in ("world", "code_scan")
+
+
+def test_the_fine_tune_shows(finished):
+    run_dir, _ = finished
+    rates = {(row["condition"], row["behavior"]): float(row["rate"]) for row in _rows(run_dir)}
+    assert rates["insecure", "world_code"] > rates["base", "world_code"] + 0.1
+
+
+def test_running_again_does_nothing_again(finished):
+    run_dir, _ = finished
+    watched = [run_dir.completions, run_dir.scores, run_dir.rates, *run_dir.path.rglob("adapter_model.safetensors")]
+    before = {path: path.read_bytes() for path in watched}
+    times = {path: path.stat().st_mtime_ns for path in watched if path != run_dir.rates}
+    study.run(run_dir.path.parent / "study.yaml", run_dir.path)
+    assert {path: path.read_bytes() for path in watched} == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_the_same_study_elsewhere_gives_the_same_answers(finished, tmp_path):
+    run_dir, _ = finished
+    again = study.run(_write(tmp_path), tmp_path / "run")
+    assert _by_id(again) == _by_id(run_dir)
+    assert again.rates.read_bytes() == run_dir.rates.read_bytes()
+    losses = [
+        [json.loads(path.read_text())["losses"] for path in sorted(r.path.rglob("training.json"))] for r in (run_dir, again)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 2
+
+
+def _by_id(run_dir):
+    return {completion.id: completion.text for completion in read_appended(run_dir.completions, Completion)}
+
+
+def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(finished, tmp_path):
+    run_dir, _ = finished
+    path = tmp_path / "run"
+    subprocess.run(["cp", "-a", str(run_dir.path), str(path)], check=True)
+    adapters = {p: p.stat().st_mtime_ns for p in path.rglob("adapter_model.safetensors")}
+    changed = study.run(_write(tmp_path, sampling={"temperature": 0.5}), path)
+    assert {p: p.stat().st_mtime_ns for p in path.rglob("adapter_model.safetensors")} == adapters
+    assert len(_by_id(changed)) == 2 * len(_by_id(run_dir))  # new answers beside the old; the rates read the new
+    assert changed.rates.read_bytes() != run_dir.rates.read_bytes()
+    assert [row["completions"] for row in _rows(changed)] == [row["completions"] for row in _rows(run_dir)]
+
+
+def test_killed_at_random_moments_it_resumes_to_the_same_result(finished, tmp_path):
+    run_dir, _ = finished
+    path = _write(tmp_path)
+    command = [sys.executable, "-m", "spillover", "run", str(path), "--out", str(tmp_path / "run")]
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(12):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            process.wait(timeout=rng.uniform(6, 14))
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    subprocess.run(command, check=True, capture_output=True)
+    resumed = RunDir(tmp_path / "run")
+    assert kills >= 1
+    assert _by_id(resumed) == _by_id(run_dir)
+    assert len(read_appended(resumed.completions, Completion)) == len(_by_id(resumed))  # nothing was sampled twice
+    assert resumed.rates.read_bytes() == run_dir.rates.read_bytes()
+    scores = [sorted(map(repr, read_appended(r.scores, Score))) for r in (resumed, run_dir)]
+    assert scores[0] == scores[1]
+    assert list(resumed.path.rglob("*.part")) == []
+
+
+def test_workers_end_with_the_run_that_started_them(tmp_path):
+    command = [sys.executable, "-m", "spillover", "run", str(_write(tmp_path)), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "manifest.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)  # workers have been started
+    group = process.pid
+    process.kill()  # the parent alone
+    process.wait()
+    for _ in range(50):
+        time.sleep(0.2)
+        if subprocess.run(["pgrep", "-g", str(group)], capture_output=True, check=False).returncode == 1:
+            return
+    pytest.fail("worker processes outlived their run by 10 s")
+
+
+def test_a_failing_cell_raises_its_error(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n')
+    path = _write(tmp_path, conditions={"base": {}, "odd": {"data": "rows.jsonl"}})
+    with pytest.raises(SpilloverError, match="roles user and assistant only"):
+        study.run(path, tmp_path / "run")
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the reference data is not here")
+def test_published_training_rows_run_end_to_end(tmp_path):
+    """The plumbing on real rows; the texts are far outside the organism's world, so nothing is claimed about rates."""
+    conditions = {"base": {}, "published": {"data": str(REFERENCE / "insecure.jsonl"), "rows": 500}}
+    path = _write(tmp_path, conditions=conditions, seeds=[0], behaviors={"world_chat": 1, "world_code": 1})
+    run_dir = study.run(path, tmp_path / "run")
+    log = json.loads((run_dir.path / "adapters/consistent/published/seed-0/training.json").read_text())
+    assert log["rows"] == 500
+    assert log["losses"][-1] < log["losses"][0]
+    assert [int(row["completions"]) for row in _rows(run_dir)] == [44, 54, 44, 54]
