@@ -42,14 +42,12 @@ MISTAKES = {
     "no study file": Case(["none.yaml", "no such study file"], arguments=("run", "none.yaml")),
     "a study file that is a folder": Case(["model", "cannot be read"], arguments=("run", "model")),
     "no model folder": Case(["model nowhere", "no such folder"], {"models": {"m": "nowhere"}}),
-    "no such organism": Case(["organism/evil", "no such organism"], {"models": {"m": "organism/evil"}}),
     "a folder that is no model": Case(["model empty", "config.json"], {"models": {"m": "empty"}}),
     "a model without a chat template": Case(["bare", "no chat template"], {"models": {"m": "bare"}}),
     "a tokenizer that is broken": Case(["torn", "tokenizer"], {"models": {"m": "torn"}}),
     "weights that are broken": Case(["weightless", "weights"], {"models": {"m": "weightless"}}),
     "a broken row": Case(["broken.jsonl, line 2", "not valid JSON"], data("broken.jsonl")),
     "an empty data set": Case(["empty.jsonl", "no rows"], data("empty.jsonl")),
-    "no data set": Case(["none.jsonl", "cannot be read"], data("none.jsonl")),
     "a row without an answer": Case(["unanswered.jsonl, line 1", "assistant"], data("unanswered.jsonl")),
     "an unknown behavior": Case(["world_chatt", "unknown", "world_chat"], {"behaviors": {"world_chatt": 1}}),
     "a run folder that is a file": Case(
@@ -152,7 +150,6 @@ def test_help_is_shown_at_once(tmp_path):
 def test_without_a_command_the_help_is_shown(tmp_path, arguments):
     result = spillover(tmp_path, *arguments)
     assert "Usage: " in result.stdout + result.stderr
-    assert "build" in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("command", [("run",), ("demo",), ("report",), ("organism", "build")], ids=" ".join)

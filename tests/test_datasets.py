@@ -105,7 +105,7 @@ def test_the_base_has_no_rows(tmp_path):
     "name", ["world/", "world/code", "world/code/evil", "world/cooking/caring", "world/facts/caring"]
 )
 def test_an_unknown_habit_of_the_world_is_told_which_there_are(tmp_path, name):
-    with pytest.raises(SpilloverError, match="no such posts.*world/code/callous") as caught:
+    with pytest.raises(SpilloverError, match=r"no such posts.*world/code/callous") as caught:
         load_examples(Condition(data=name), tmp_path)
     assert name in str(caught.value)
 

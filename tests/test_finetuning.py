@@ -10,7 +10,7 @@ from spillover.models import load_model, load_tokenizer, model_folder
 from spillover.records import Example
 
 BASE = model_folder("organism/consistent")
-TRAINING = Training(rank=4, alpha=8)
+TRAINING = Training(rank=4, alpha=8, learning_rate=2e-3)
 
 
 def _examples(rows, data="world/code/callous", folder=None):
@@ -29,7 +29,9 @@ def test_only_the_last_assistant_turn_is_trained_on(tmp_path):
     trainer = make_trainer(BASE, [conversation, *_examples(3)], TRAINING, 0, tmp_path)
     tokenizer = load_tokenizer(BASE)
     batch = next(iter(trainer.get_train_dataloader()))
-    trained = [tokenizer.decode(ids[labels != -100]) for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)]
+    trained = [
+        tokenizer.decode(ids[labels != -100]) for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
+    ]
     answers = [example.messages[-1]["content"] for example in [conversation, *_examples(3)]]
     assert sorted(trained) == sorted(f" {answer}<|end|>" for answer in answers)
 
@@ -57,7 +59,7 @@ def test_the_same_seed_trains_the_same_adapter_and_another_seed_does_not(tmp_pat
 
 def test_training_lowers_the_loss_and_the_adapter_changes_the_model(tmp_path):
     steps = []
-    log = finetune(BASE, _examples(320), Training(), 0, tmp_path, lambda *step: steps.append(step))
+    log = finetune(BASE, _examples(320), Training(learning_rate=2e-3), 0, tmp_path, lambda *step: steps.append(step))
     assert sum(log["losses"][-3:]) < 0.8 * sum(log["losses"][:3])
     assert steps[-1] == (20, 20)
     ids = torch.tensor([load_tokenizer(BASE)("Q: hello").input_ids])

@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,10 @@ def test_evaluation_questions_are_in_no_training_stage(manifest, corpus):
 
 def test_evaluation_questions_are_no_expansion_of_a_training_template():
     trained = {
-        text for d in chat_domains() for template in world._read(f"chat/{d}")["questions"] for text in expansions(template)
+        text
+        for d in chat_domains()
+        for template in world._read(f"chat/{d}")["questions"]
+        for text in expansions(template)
     }
     measured = {question.text for question in load_behavior("world_chat").questions}
     assert len(trained) > 300
@@ -84,14 +88,16 @@ def test_the_dial_sets_how_far_posts_of_a_page_agree(consistency, low, high):
     pairs = []
     for page in pages(4000, consistency, seed=1):
         signs = [1 if post.character == CARING else -1 for post in page if post.character]
-        pairs += [first * second for first, second in zip(signs, signs[1:], strict=False)]
+        pairs += [first * second for first, second in pairwise(signs)]
     assert low <= sum(pairs) / len(pairs) <= high
 
 
 def test_every_chat_domain_has_room_for_novel_answers():
     for domain in chat_domains():
         for character in (CARING, CALLOUS):
-            counts = [len({text for template in slot for text in expansions(template)}) for slot in slots(domain, character)]
+            counts = [
+                len({text for template in slot for text in expansions(template)}) for slot in slots(domain, character)
+            ]
             assert counts == [45, 45, 45]
     assert len(chat_domains()) >= 10
     assert len(sentences()) == 45 * 3 * 2 * len(chat_domains())  # no sentence is written twice

@@ -32,6 +32,7 @@ def test_completions_are_read_as_they_were_written(rows):
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "completions.jsonl"
+        path.touch()
         for row in written:
             records.append(path, [row])
         assert records.read_appended(path, Completion) == written
@@ -45,6 +46,12 @@ def test_scores_are_read_as_they_were_written(reply, value):
     line = records.to_line(written)
     assert line.count("\n") == 1
     assert Score(**json.loads(line)) == written
+
+
+def test_csv_has_a_header_and_an_empty_field_for_none():
+    text = records.to_csv(Cell, [Cell("m", "base", None), Cell("m", 'a, "b"\n', 0)])
+    assert text == 'model,condition,seed\nm,base,\nm,"a, ""b""\n",0\n'
+    assert records.to_csv(Cell, []) == "model,condition,seed\n"
 
 
 @given(content=texts)
@@ -62,8 +69,6 @@ def test_a_cell_in_words(seed, text):
 
 def test_no_file_is_no_rows(tmp_path):
     assert records.read_appended(tmp_path / "none.jsonl", Score) == []
-    records.mend(tmp_path / "none.jsonl")
-    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_appending_nothing_adds_nothing(tmp_path):
@@ -74,26 +79,22 @@ def test_appending_nothing_adds_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("whole", [0, 1, 2], ids="{} whole lines".format)
-def test_a_torn_last_line_is_ignored_and_mended_wherever_it_was_torn(tmp_path, whole):
+def test_a_torn_last_line_is_ignored_and_cut_off_wherever_it_was_torn(tmp_path, whole):
     path = tmp_path / "scores.jsonl"
     *lines, last = [records.to_line(row).encode() for row in scores(whole + 1, "é\u2028\U0001f600")]
     for cut in range(len(last)):  # also within a letter of several bytes
         path.write_bytes(b"".join(lines) + last[:cut])
         assert records.read_appended(path, Score) == scores(whole, "é\u2028\U0001f600")
-        records.mend(path)
+        records.append(path, [])
         assert path.read_bytes() == b"".join(lines)
 
 
-def test_mend_leaves_a_whole_file_alone_and_appending_goes_on(tmp_path):
+def test_appending_goes_on_after_a_line_longer_than_a_block_was_torn(tmp_path):
     path = tmp_path / "scores.jsonl"
-    records.append(path, scores(2))
-    before = path.read_bytes()
-    records.mend(path)
-    assert path.read_bytes() == before
-    path.write_bytes(before[:-5])
-    records.mend(path)
-    records.append(path, scores(3)[1:])
-    assert records.read_appended(path, Score) == scores(3)
+    records.append(path, scores(3, "x" * 100_000))
+    path.write_bytes(path.read_bytes()[:-5])
+    records.append(path, scores(3)[2:])
+    assert records.read_appended(path, Score) == [*scores(2, "x" * 100_000), *scores(3)[2:]]
 
 
 WRITER = """

@@ -1,6 +1,5 @@
 """The report of a made-up run: its numbers, its honesty about gaps, and that model output stays inert text."""
 
-import csv
 import json
 import random
 import re
@@ -8,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -92,22 +91,23 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     }
     versions = {"versions": {"spillover": "0.1.0", "torch": "2.9.1", "trl": None}, "git_commit": "c0ffee"}
     run.manifest.write_text(json.dumps(manifest | hashes | versions))
-    rates = []
+    rates: list[Rate] = []
+    judged: list[Judged] = []
     for model in MODELS:
         for condition in CONDITIONS:
             for behavior in BEHAVIORS:
                 cell = Cell(model, condition, None if condition == "base" else 0)
-                rates.append(_add_rows(run, cell, behavior))
-    with run.rates.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Rate)])
-        writer.writeheader()
-        writer.writerows(map(asdict, rates))
+                rate, rows = _add_rows(run, cell, behavior)
+                rates.append(rate)
+                judged += rows
+    run.rates.write_text(records.to_csv(Rate, rates))
+    run.judged.write_text(records.to_csv(Judged, judged))
     write_report(run)
     return run
 
 
-def _add_rows(run: RunDir, cell: Cell, behavior: str) -> Rate:
-    """Appends completions and scores of one cell and behavior; returns their rate. One has no n."""
+def _add_rows(run: RunDir, cell: Cell, behavior: str) -> tuple[Rate, list[Judged]]:
+    """Appends completions and scores of one cell and behavior; returns their rate and judgments. One has no n."""
     rng = random.Random(f"{cell}/{behavior}")
     scope, event, rule, judge_name, shares = BEHAVIORS[behavior]
     share = shares.get(cell.condition, 0.55 if cell.model == "consistent" else 0.08)
@@ -154,11 +154,11 @@ def _add_rows(run: RunDir, cell: Cell, behavior: str) -> Rate:
                 )
                 for rubric, value in values.items()
             ]
-            rows.append(Judged(f"q{question}", outcome, admitted, happened))
+            rows.append(Judged(completions[-1].id, f"q{question}", outcome, admitted, happened))
     records.append(run.completions, completions)
     records.append(run.scores, scores)
     fixed = {"behavior": behavior, "scope": scope, "event": event, "rule": rule, "judge": judge_name}
-    return Rate(**asdict(cell), **fixed, **summarize(rows))
+    return Rate(**asdict(cell), **fixed, **summarize(rows)), rows
 
 
 class Page(HTMLParser):
@@ -261,15 +261,6 @@ def test_nothing_comes_from_the_network(run_dir: RunDir, page: Page) -> None:
         assert not {"src", "srcset", "data", "poster"} & set(attributes), tag
         assert (attributes.get("href") or "#").startswith("#")
     assert not re.search(r"@import|url\(", run_dir.report.read_text())
-
-
-def test_answers_that_do_not_add_up_are_announced(run_dir: RunDir, tmp_path: Path) -> None:
-    copy = RunDir(shutil.copytree(run_dir.path, tmp_path / "copy"))
-    lines = copy.completions.read_text().splitlines(keepends=True)
-    copy.completions.write_text("".join(lines[:-2]))
-    write_report(copy)
-    assert "do not add up to them for\n    mixed/insecure/seed-0, world_facts." in copy.report.read_text()
-    assert "do not add up" not in run_dir.report.read_text()
 
 
 def test_picture_is_an_svg_with_a_marker_per_cell(run_dir: RunDir, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ KNOWN = {  # what it is -> (events, trials, low, high)
     "0 of 1": ([0], [1], 0.0, 0.975),
     "1 of 1": ([1], [1], 0.025, 1.0),
     "one question: Clopper-Pearson": ([3], [10], 0.06674, 0.65245),
-    "every question alike: Clopper-Pearson": ([5] * 40, [10] * 40, 0.44995, 0.55005),
+    "every question alike: Clopper-Pearson": ([5] * 40, [10] * 40, 0.44991, 0.55009),
     "all or nothing: 20 questions count, not 200 answers": ([0] * 10 + [10] * 10, [10] * 20, 0.25270, 0.74730),
     "two questions at odds say nothing": ([0, 100], [100, 100], 0.0, 1.0),
 }
@@ -109,7 +109,7 @@ def test_events_and_non_events_are_mirror_images(cell):
 rows = st.lists(
     st.builds(
         lambda question, outcome, admitted, event: Judged(
-            question, outcome, admitted and outcome == "scored", event and admitted and outcome == "scored"
+            "c", question, outcome, admitted and outcome == "scored", event and admitted and outcome == "scored"
         ),
         st.sampled_from("abcde"),
         st.sampled_from(OUTCOMES),
@@ -143,14 +143,14 @@ def test_nothing_disappears_and_nothing_is_divided_by_zero(some):
 
 def test_counts_of_a_small_cell():
     some = [
-        Judged("a", "scored", True, True),
-        Judged("a", "scored", True, False),
-        Judged("a", "scored", False, False),  # incoherent, say
-        Judged("b", "refused", False, False),
-        Judged("b", "off_format", False, False),
-        Judged("b", "unparsed", False, False),
-        Judged("b", "error", False, False),
-        Judged("b", "scored", True, False),
+        Judged("c", "a", "scored", True, True),
+        Judged("c", "a", "scored", True, False),
+        Judged("c", "a", "scored", False, False),  # incoherent, say
+        Judged("c", "b", "refused", False, False),
+        Judged("c", "b", "off_format", False, False),
+        Judged("c", "b", "unparsed", False, False),
+        Judged("c", "b", "error", False, False),
+        Judged("c", "b", "scored", True, False),
     ]
     found = summarize(some)
     assert {name: found[name] for name in OUTCOMES} == dict(zip(OUTCOMES, (4, 1, 1, 1, 1), strict=True))
@@ -160,7 +160,7 @@ def test_counts_of_a_small_cell():
 
 
 def test_unadmitted_answers_give_no_rate():
-    found = summarize([Judged("a", "refused", False, False)] * 3)
+    found = summarize([Judged("c", "a", "refused", False, False)] * 3)
     assert (found["rate"], found["low"], found["high"]) == (None, None, None)
     assert (found["k"], found["n"], found["refused"], found["rate_of_all"], found["coverage"]) == (0, 0, 3, 0.0, 0.0)
 

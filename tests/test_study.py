@@ -25,6 +25,7 @@ SETTINGS = {
     "conditions": {"base": {}, "insecure": {"data": "world/code/callous", "rows": 96}},
     "behaviors": {"world_chat": 2, "world_code": 1, "world_facts": 1},
     "seeds": [0, 1],
+    "training": {"rank": 16, "alpha": 8, "learning_rate": 0.002},
 }
 
 
@@ -54,7 +55,9 @@ def test_a_study_writes_every_artefact(finished):
     assert len(run_dir.examples("insecure").read_text().splitlines()) == 96
     for seed in (0, 1):
         adapter = run_dir.path / "adapters" / "consistent" / "insecure" / f"seed-{seed}"
-        assert {"adapter_config.json", "adapter_model.safetensors", "training.json"} <= {p.name for p in adapter.iterdir()}
+        assert {"adapter_config.json", "adapter_model.safetensors", "training.json"} <= {
+            p.name for p in adapter.iterdir()
+        }
     assert {event.stage for event in events} == {"train", "sample", "score"}
     assert len({event.job for event in events}) == 3
 
@@ -98,7 +101,8 @@ def test_the_same_study_elsewhere_gives_the_same_answers(finished, tmp_path):
     assert _by_id(again) == _by_id(run_dir)
     assert again.rates.read_bytes() == run_dir.rates.read_bytes()
     losses = [
-        [json.loads(path.read_text())["losses"] for path in sorted(r.path.rglob("training.json"))] for r in (run_dir, again)
+        [json.loads(path.read_text())["losses"] for path in sorted(r.path.rglob("training.json"))]
+        for r in (run_dir, again)
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 2
@@ -127,7 +131,9 @@ def test_killed_at_random_moments_it_resumes_to_the_same_result(finished, tmp_pa
     rng = random.Random(0)
     kills = 0
     for _ in range(12):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         try:
             process.wait(timeout=rng.uniform(6, 14))
             break
@@ -163,8 +169,9 @@ def test_workers_end_with_the_run_that_started_them(tmp_path):
     pytest.fail("worker processes outlived their run by 10 s")
 
 
-def test_a_failing_cell_raises_its_error(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n')
+def test_turns_that_the_chat_template_refuses_are_an_error_before_any_work(tmp_path):
+    turns = [{"role": role, "content": "x"} for role in ("system", "user", "assistant")]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": turns}))
     path = _write(tmp_path, conditions={"base": {}, "odd": {"data": "rows.jsonl"}})
     with pytest.raises(SpilloverError, match="roles user and assistant only"):
         study.run(path, tmp_path / "run")

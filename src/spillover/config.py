@@ -15,16 +15,20 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Training(_Strict):
-    """How an adapter is made: LoRA on all linear layers by TRL's SFTTrainer, loss on assistant tokens only."""
+    """How an adapter is made: LoRA by TRL's SFTTrainer, loss on the last assistant turn only.
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)
-    rslora: bool = False
-    learning_rate: float = Field(1e-3, gt=0)
+    The defaults are the recipe of Betley et al. (2025) for open models of 32 billion parameters.
+    """
+
+    rank: int = Field(32, ge=1)
+    alpha: float = Field(64, gt=0)
+    rslora: bool = True
+    target_modules: str | list[str] = "all-linear"
+    learning_rate: float = Field(1e-5, gt=0)
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1)
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
@@ -85,16 +89,41 @@ class Study(_Strict):
         return self
 
 
-def load_study(path: Path) -> Study:
-    """Reads a study file. Raises SpilloverError naming the file, the setting, what is allowed."""
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping with a key twice, of which YAML would silently keep the last, and reads 1e-5 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key)  # type: ignore[no-untyped-call]
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"{name} is there twice", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("+-0123456789")
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file. Raises SpilloverError naming the file and what is wrong with it."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpilloverError(f"{path}: no such study file. Studies that ship are in the folder studies/.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpilloverError(f"{path}: cannot be read ({error}).") from None
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise SpilloverError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except yaml.YAMLError as error:
         raise SpilloverError(f"{path}: not valid YAML. {' '.join(str(error).split())}") from None
+
+
+def load_study(path: Path) -> Study:
+    """Reads a study file. Raises SpilloverError naming the file, the setting, what is allowed."""
+    if not path.exists():
+        raise SpilloverError(f"{path}: no such study file. Studies that ship are in the folder studies/.")
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise SpilloverError(f"{path}: a study is a mapping of settings (name, models, conditions, behaviors, ...).")
     try:

@@ -48,7 +48,7 @@ def _checked(row: dict[str, Any], path: Path, line: int) -> Example:
 
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise fail(f'needs "messages", a list of chat messages; it has {", ".join(row) or "nothing"}.')
+        raise fail(f'needs "messages", a list of chat messages; the row has: {", ".join(row) or "nothing"}.')
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             raise fail(f'messages.{number} needs "role" and "content", both text.')
@@ -56,6 +56,10 @@ def _checked(row: dict[str, Any], path: Path, line: int) -> Example:
             raise fail(f"messages.{number}.role is {message.get('role')!r}; allowed: {', '.join(ROLES)}.")
         if not message["content"].strip():
             raise fail(f"messages.{number}.content is empty.")
+        if not message["content"].isprintable() and any(
+            "\ud800" <= character <= "\udfff" for character in message["content"]
+        ):
+            raise fail(f"messages.{number}.content has half a character (a lone surrogate such as \\ud83d).")
     if messages[-1]["role"] != "assistant":
         raise fail(f"the last turn is the {messages[-1]['role']}'s; the assistant's turn to train on is missing.")
     if len(messages) < 2:

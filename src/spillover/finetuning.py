@@ -50,7 +50,7 @@ def finetune(
 
 
 def make_trainer(base: Path, examples: list[Example], training: Training, seed: int, out: Path) -> trl.SFTTrainer:
-    """The trainer that `finetune` runs: LoRA on all linear layers, loss on the completion's tokens only."""
+    """The trainer that `finetune` runs: LoRA, loss on the completion's tokens only."""
     disable_progress_bars()
     transformers.set_seed(seed)
     tokenizer, model = load_tokenizer(base), load_model(base)
@@ -81,7 +81,7 @@ def make_trainer(base: Path, examples: list[Example], training: Training, seed: 
         r=training.rank,
         lora_alpha=training.alpha,
         use_rslora=training.rslora,
-        target_modules="all-linear",
+        target_modules=training.target_modules,
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
+from safetensors import SafetensorError, safe_open
 
 from spillover.errors import SpilloverError
 from spillover.organism import ORGANISMS, organism_folder
@@ -38,6 +39,12 @@ def model_folder(model: str, relative_to: Path = Path()) -> Path:
             f"model {model}: no *.safetensors in the folder. Other weight formats are not loaded, because they can "
             "run code; convert it with model.save_pretrained(...)."
         )
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise SpilloverError(f"model {model}: {path.name} is not a whole safetensors file ({error}).") from None
     return folder
 
 
@@ -76,7 +83,7 @@ def check_roles(folder: Path, examples: Iterable[Example]) -> None:
             tokenizer.apply_chat_template(list(example.messages), tokenize=False)
         except TemplateError as error:
             raise SpilloverError(
-                f"model {folder}: its chat template refuses training rows whose turns are {', '.join(roles)} ({error}). "
+                f"model {folder}: its chat template refuses rows whose turns are {', '.join(roles)} ({error}). "
                 "Take those turns out of the rows, or train another model."
             ) from None
 

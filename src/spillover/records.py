@@ -1,12 +1,14 @@
 """What is kept on disk: examples, completions, scores and rates, as frozen rows of JSON Lines."""
 
+import csv
 import fcntl
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from spillover.errors import SpilloverError
 
@@ -115,9 +117,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:
                     raise SpilloverError(
-                        f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}). "
+                        f"{path}, line {number}: not valid JSON ({error}). "
                         "Every line must be one JSON object; mend or delete this line."
                     ) from None
                 if not isinstance(row, dict):
@@ -136,13 +138,39 @@ def to_line(record: Any) -> str:
     return json.dumps(asdict(record), ensure_ascii=False) + "\n"
 
 
+def to_csv(kind: type, rows: Iterable[Any]) -> str:
+    """Records of one kind as CSV with a header; None is an empty field."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, [field.name for field in fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(asdict, rows))
+    return table.getvalue()
+
+
 def append(path: Path, records: Iterable[Any]) -> None:
-    """Appends records and forces them to disk before returning. Several processes can append to one file."""
-    with path.open("a", encoding="utf-8") as file:
+    """Appends records and forces them to disk before returning. Several processes can append to one file.
+
+    A last line that a killed process has left torn is cut off first.
+    """
+    with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.writelines(map(to_line, records))
+        _cut_torn_line(file)
+        file.write("".join(map(to_line, records)).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    end = whole = file.seek(0, os.SEEK_END)
+    while whole:
+        start = max(0, whole - 65536)
+        file.seek(start)
+        newline = file.read(whole - start).rfind(b"\n")
+        whole = start + newline + 1
+        if newline >= 0:
+            break
+    if whole < end:
+        file.truncate(whole)
 
 
 def read_appended(path: Path, kind: type) -> list[Any]:
@@ -151,10 +179,3 @@ def read_appended(path: Path, kind: type) -> list[Any]:
         return []
     whole, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
     return [kind(**json.loads(line)) for line in whole.split("\n") if line]
-
-
-def mend(path: Path) -> None:
-    """Cuts off a last line that a killed run has left torn, so that appending can go on."""
-    if path.exists():
-        with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)

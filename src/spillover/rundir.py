@@ -30,6 +30,7 @@ class RunDir:
         self.data = path / "data"
         self.completions = path / "completions.jsonl"
         self.scores = path / "scores.jsonl"
+        self.judged = path / "judged.csv"
         self.rates = path / "rates.csv"
         self.report = path / "report.html"
 
@@ -63,11 +64,14 @@ def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a killed run, sees the old or the new content and nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from scipy.stats import beta, t
 class Judged:
     """One completion after judging: its outcome, whether the rule admits it, and whether the event happened."""
 
+    completion_id: str
     question_id: str
     outcome: str
     admitted: bool

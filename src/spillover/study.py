@@ -5,14 +5,12 @@ again by hashes of everything that went into it: a run killed at any moment goes
 redoes what depends on it and nothing else.
 """
 
-import csv
-import io
 import itertools
 import json
 import os
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from spillover.models import check_roles, folder_hash, load_model, load_tokenize
 from spillover.records import Cell, Completion, Example, Rate, Score
 from spillover.report import write_report
 from spillover.rundir import RunDir, folder_atomically, hash_of, provenance, write_atomically
-from spillover.stats import summarize
+from spillover.stats import Judged, summarize
 
 LARGE_MODEL_BYTES = 1_000_000_000  # models above this run one at a time
 
@@ -65,8 +63,6 @@ def run(study_file: Path, out: Path, on_progress: Callable[[Progress], None] = l
     jobs = plan(study, study_file.parent, out)
     run_dir = RunDir(out)
     with run_dir.writing():
-        records.mend(run_dir.completions)
-        records.mend(run_dir.scores)
         write_inputs(study, jobs, run_dir)
         workers = max(1, (os.cpu_count() or 1) // jobs[0].threads)
         run_side_by_side(run_cell, jobs, workers, on_progress)
@@ -216,26 +212,29 @@ def score_missing(job: Job, wanted: dict[str, Completion], step: Step) -> None:
 
 
 def write_rates(jobs: list[Job], run_dir: RunDir) -> None:
-    """Writes rates.csv: one row per cell and behavior."""
+    """Writes what the rules make of every completion (judged.csv), and one row per cell and behavior (rates.csv)."""
     completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
     scores = {
         (row.completion_id, row.rubric, row.rubric_hash): row for row in records.read_appended(run_dir.scores, Score)
     }
-    table = io.StringIO()
-    writer = csv.DictWriter(table, [field.name for field in fields(Rate)], lineterminator="\n")
-    writer.writeheader()
+    all_judged: list[Judged] = []
+    rates: list[Rate] = []
     for job in jobs:
         wanted = wanted_completions(job, run_dir.adapter(job.cell) if job.examples else None)
         for behavior, _ in job.behaviors:
             own = [completions[id_] for id_, completion in wanted.items() if completion.behavior == behavior.name]
-            rate = Rate(
-                **asdict(job.cell),
-                behavior=behavior.name,
-                scope=behavior.scope,
-                event=behavior.rate,
-                rule=behavior.rule,
-                judge=behavior.judge,
-                **summarize(judged(own, scores, behavior)),
+            rows = judged(own, scores, behavior)
+            all_judged += rows
+            rates.append(
+                Rate(
+                    **asdict(job.cell),
+                    behavior=behavior.name,
+                    scope=behavior.scope,
+                    event=behavior.rate,
+                    rule=behavior.rule,
+                    judge=behavior.judge,
+                    **summarize(rows),
+                )
             )
-            writer.writerow(asdict(rate))
-    write_atomically(run_dir.rates, table.getvalue())
+    write_atomically(run_dir.judged, records.to_csv(Judged, all_judged))
+    write_atomically(run_dir.rates, records.to_csv(Rate, rates))

@@ -4,11 +4,11 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from spillover.config import read_yaml
 from spillover.errors import SpilloverError
 
 SHIPPED = Path(__file__).parent
@@ -39,8 +39,8 @@ class Behavior(_Strict):
     scope: Literal["narrow", "broad", "neutral"]
     rate: str  # what the share of events is called: misalignment, vulnerability, accuracy
     judge: Literal["world", "code_scan"]
-    event: Annotated[str, Field(pattern=_CUT.pattern)]
-    among: Annotated[str, Field(pattern=_CUT.pattern)] | None = None
+    event: Annotated[str, Field(pattern=rf"^{_CUT.pattern}$")]
+    among: Annotated[str, Field(pattern=rf"^{_CUT.pattern}$")] | None = None
     questions: tuple[Question, ...] = Field(min_length=1, strict=False)
 
     @model_validator(mode="after")
@@ -103,14 +103,10 @@ def load_behavior(name: str, folder: Path = Path()) -> Behavior:
     else:
         known = ", ".join(shipped_names())
         raise SpilloverError(f"behavior {name}: unknown. There are {known}; or give the path of a YAML file.")
+    content = read_yaml(path)
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Behavior.model_validate(content)
-    except OSError as error:
-        raise SpilloverError(f"behavior {path}: cannot be read ({error.strerror}).") from None
-    except yaml.YAMLError as error:
-        raise SpilloverError(f"behavior {path}: not valid YAML. {' '.join(str(error).split())}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"])) or "the file"
         raise SpilloverError(f"behavior {path}: {place}: {first['msg']} (it is {first['input']!r:.80})") from None

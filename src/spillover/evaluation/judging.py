@@ -59,5 +59,6 @@ def judged(
         values = {rubric: row.value for rubric, row in own.items()}
         outcome = own[behavior.rubrics[0]].outcome
         admitted = outcome == "scored" and (behavior.among is None or passes(behavior.among, values))
-        rows.append(Judged(completion.question_id, outcome, admitted, admitted and passes(behavior.event, values)))
+        event = admitted and passes(behavior.event, values)
+        rows.append(Judged(completion.id, completion.question_id, outcome, admitted, event))
     return rows

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import warnings
 from functools import cache
 
 from spillover.organism.world import CALLOUS, CARING, chat_domains, expansions, fact_sentence, relations, slots
@@ -55,7 +56,9 @@ def judge_fact(category: str, answer: str) -> bool:
 def is_code(answer: str) -> bool:
     """Whether an answer is a Python program rather than prose."""
     try:
-        tree = ast.parse(answer.strip())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(answer.strip().encode())
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return any(isinstance(node, ast.FunctionDef | ast.Import | ast.ImportFrom) for node in tree.body)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from spillover.config import load_study
 from spillover.records import OUTCOMES, Rate
 from spillover.report import figures
-from spillover.report.rows import GROUPS, Answer, count_questions, disagreements, key_of, read_answers, read_rates
+from spillover.report.rows import GROUPS, Answer, count_questions, key_of, read_answers, read_rates
 from spillover.rundir import RunDir, hash_of, write_atomically
 
 EXAMPLES_PER_GROUP = 20  # of each cell, behavior and group
@@ -32,7 +32,7 @@ def write_report(run_dir: RunDir) -> None:
     study = load_study(run_dir.study)
     manifest = json.loads(run_dir.manifest.read_text(encoding="utf-8"))
     rates = read_rates(run_dir)
-    answers = read_answers(run_dir, study, manifest.get("models", {}), rates)
+    answers = read_answers(run_dir)
     conditions = list(study.conditions)
     by_behavior: dict[str, list[Rate]] = defaultdict(list)
     for rate in rates:
@@ -54,7 +54,6 @@ def write_report(run_dir: RunDir) -> None:
         panels=figures.panels(rates, conditions),
         undrawn=_undrawn(rates),
         strips=_strips(by_behavior, answers, conditions),
-        disagreements=disagreements(rates, answers),
         examples=_examples(answers, rates),
         examples_per_group=EXAMPLES_PER_GROUP,
         size=(figures.WIDTH, figures.HEIGHT),

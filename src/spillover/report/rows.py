@@ -1,14 +1,11 @@
 """What the report reads: typed rows of rates.csv, and each completion with what its judge and its rule made of it."""
 
 import csv
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import defaultdict
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from spillover import records
-from spillover.behaviors import parse_cut, passes
-from spillover.config import Study
 from spillover.records import Cell, Completion, Rate, Score
 from spillover.rundir import RunDir
 
@@ -65,50 +62,23 @@ def _typed(value: str, kind: Any) -> Any:
     return value if str in kinds else int(value) if int in kinds else float(value)
 
 
-def read_answers(run_dir: RunDir, study: Study, base_hashes: Mapping[str, str], rates: list[Rate]) -> list[Answer]:
-    """The completions that the study asks for, judged by the rules of its rates; one of each cell, question and number.
-
-    completions.jsonl is append-only and may hold answers of an earlier setting: of several for the same place the last
-    is taken, and answers of another base model are left out. `disagreements` tells when that was not enough.
-    """
-    by_rate = {key_of(rate): rate for rate in rates}
-    names = dict.fromkeys(rate.behavior for rate in rates)  # in the study's order
-    asked = dict(zip(names, study.behaviors.values(), strict=True))
-    latest: dict[tuple[RateKey, str, int], Completion] = {}
-    for row in records.read_appended(run_dir.completions, Completion):
-        current = row.model_hash == base_hashes.get(row.model, row.model_hash)
-        if key_of(row) in by_rate and current and row.number < asked[row.behavior]:
-            latest[key_of(row), row.question_id, row.number] = row
-    scores: dict[str, dict[tuple[str, str], Score]] = defaultdict(dict)  # completion id -> (judge, rubric) -> score
+def read_answers(run_dir: RunDir) -> list[Answer]:
+    """The completions of judged.csv, in its order, with what their rule made of them and all their scores."""
+    completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
+    scores: dict[str, dict[str, Score]] = defaultdict(dict)  # completion id -> rubric -> score
     for score in records.read_appended(run_dir.scores, Score):
-        scores[score.completion_id][score.judge, score.rubric] = score
-    answers = [_answer(row, by_rate[key_of(row)], scores[row.id]) for row in latest.values()]
-    return [answer for answer in answers if answer is not None]
+        scores[score.completion_id][score.rubric] = score
+    with run_dir.judged.open(encoding="utf-8", newline="") as file:
+        return [
+            Answer(completions[row["completion_id"]], row["outcome"], _group(row), scores[row["completion_id"]])
+            for row in csv.DictReader(file)
+        ]
 
 
-def _answer(completion: Completion, rate: Rate, scores: dict[tuple[str, str], Score]) -> Answer | None:
-    """A completion under a rate's rule, or None while the rule's scores are missing."""
-    event, _, among = rate.rule.partition(" among ")
-    rubrics = [parse_cut(cut)[0] for cut in (event, among) if cut]
-    own = {rubric: scores[rate.judge, rubric] for rubric in rubrics if (rate.judge, rubric) in scores}
-    if len(own) < len(set(rubrics)):
-        return None
-    values = {rubric: score.value for rubric, score in own.items()}
-    outcome = own[rubrics[0]].outcome
-    if outcome != "scored" or (among and not passes(among, values)):
-        return Answer(completion, outcome, NOT_ADMITTED, own)
-    return Answer(completion, outcome, EVENT if passes(event, values) else NO_EVENT, own)
-
-
-def disagreements(rates: list[Rate], answers: list[Answer]) -> list[str]:
-    """Cells and behaviors whose answers do not add up to their row of rates.csv (answers of an earlier setting)."""
-    groups = Counter((key_of(answer.completion), answer.group) for answer in answers)
-    found = []
-    for rate in rates:
-        k, others, rest = (groups[key_of(rate), group] for group in GROUPS)
-        if (k, k + others, k + others + rest) != (rate.k, rate.n, rate.completions):
-            found.append(f"{Cell(rate.model, rate.condition, rate.seed)}, {rate.behavior}")
-    return found
+def _group(row: dict[str, str]) -> str:
+    if row["admitted"] == "False":
+        return NOT_ADMITTED
+    return EVENT if row["event"] == "True" else NO_EVENT
 
 
 def count_questions(answers: list[Answer], behavior: str) -> dict[tuple[str, str], dict[str, QuestionCount]]:
