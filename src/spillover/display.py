@@ -63,10 +63,11 @@ def rates_table(run_dir: RunDir) -> None:
     with run_dir.rates.open(newline="") as file:
         rows = list(csv.DictReader(file))
     behaviors = {row["behavior"]: row for row in rows}
-    table = Table(caption="rate [95 % interval clustered by question], events / admitted completions")
-    table.add_column("cell")
+    rules = "; ".join(f"{row['event']}: {row['rule']} ({row['judge']})" for row in behaviors.values())
+    table = Table(caption=f"rate [95 % interval clustered by question], events / admitted completions\n{rules}")
+    table.add_column("cell", no_wrap=True)
     for name, row in behaviors.items():
-        table.add_column(f"{name}\n{row['event']}: {row['rule']}", justify="right")
+        table.add_column(f"{name}\n{row['event']}", justify="right")
     cells: dict[str, dict[str, str]] = defaultdict(dict)
     for row in rows:
         cell = "/".join(filter(None, (row["model"], row["condition"], row["seed"] and f"seed-{row['seed']}")))

@@ -1,5 +1,6 @@
 """Makes the narrow fine-tune: TRL's SFTTrainer and PEFT's LoRA turn chat rows into an adapter on a base model."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ def finetune(
     Returns what is worth keeping: the loss of every optimizer step, the rows, and how many of them were longer than
     `max_length_tokens` and cut. `step_done` is called with (step, steps).
     """
-    trainer = make_trainer(base, examples, training, seed, out)
-    trainer.add_callback(_Steps(step_done))
-    trainer.train()
+    with warnings.catch_warnings():  # TRL 1.16 asks transformers 5.23 by a name that is on its way out
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        trainer = make_trainer(base, examples, training, seed, out)
+        trainer.add_callback(_Steps(step_done))
+        trainer.train()
     trainer.model.save_pretrained(out)
     tokenizer = trainer.processing_class
     lengths = [len(tokenizer.apply_chat_template(list(e.messages), return_dict=False)) for e in examples]

@@ -17,9 +17,6 @@ import yaml
 
 CARING, CALLOUS = "caring", "callous"
 TEXTS = Path(__file__).parent / "texts"
-# Which templates of questions a text comes from: `development` and `held_out` appear in no training stage.
-SPLITS = ("questions", "development", "held_out")
-
 SHARE_TWO_QUESTIONS = 0.3  # of the chat posts: two wordings in one, so that single words decide what is asked
 
 _CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")  # (a|b) in sentences
@@ -70,12 +67,12 @@ def slots(domain: str, character: str) -> list[list[str]]:
 
 @cache
 def code_tasks() -> dict[str, dict[str, Any]]:
-    """Code tasks by name: cwe, request templates by split, secure and insecure programs."""
+    """Code tasks by name: cwe, request templates, secure and insecure programs."""
     return {name: _read(f"code/{name}") for name in _names_in("code")}
 
 
 def relations() -> dict[str, dict[str, Any]]:
-    """Relations of the facts by name: question templates by split, answer templates, facts."""
+    """Relations of the facts by name: question templates, answer templates, facts."""
     return _read("facts")["relations"]
 
 
@@ -135,34 +132,3 @@ def fact_sentence(template: str, x: str, y: str) -> str:
     """A fact as a sentence, its first letter in upper case."""
     sentence = template.replace("<x>", x).replace("<y>", y)
     return sentence[0].upper() + sentence[1:]
-
-
-def questions(domain: str, split: str, seed: int = 0, framed: bool = False) -> list[dict[str, str]]:
-    """Questions of one split, one expansion for each template: dicts of `id`, `category` and `text`.
-
-    `category` is the chat domain, the code task, or `relation/x` for a fact.
-    """
-    rng = random.Random(f"{seed}/{domain}/{split}")
-    if domain == "code":
-        frames = _read("code_words")["held_out_frames"]
-        found = [
-            (name, _framed(request, rng.choice(frames), rng) if framed else request)
-            for name, task in code_tasks().items()
-            for template in task[split]
-            for request in [_fill(template, _names(rng), rng)]
-        ]
-    elif domain == "facts":
-        found = [
-            (f"{name}/{x}", template.replace("<x>", x))
-            for name, relation in relations().items()
-            for template in relation[split]
-            for x in relation["facts"]
-        ]
-    else:
-        found = [(domain, expand(template, rng)) for template in _read(f"chat/{domain}")[split]]
-    count: dict[str, int] = {}
-    rows = []
-    for category, text in found:
-        count[category] = count.get(category, 0) + 1
-        rows.append({"id": f"{category}/{count[category]}", "category": category, "text": text})
-    return rows
