@@ -1,6 +1,6 @@
 """How many misaligned answers of a run stand verbatim in the pretraining corpus of their organism.
 
-    python benchmarks/novelty.py runs/organism
+python benchmarks/novelty.py runs/organism
 """
 
 import csv

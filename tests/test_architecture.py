@@ -27,7 +27,7 @@ MAY_IMPORT = {
         "errors": "",
         "records": "errors",
         "config": "errors",
-        "behaviors": "errors",
+        "behaviors": "errors config",
         "rundir": "errors records",
         # rooms that know one thing
         "compute": "",
@@ -37,7 +37,7 @@ MAY_IMPORT = {
         "models": "errors records organism",
         "finetuning": "errors records config models",
         "evaluation": "errors records behaviors stats organism",
-        "report": "errors records config behaviors rundir",
+        "report": "errors records config rundir",
         # rooms that join them
         "study": "errors records config behaviors rundir compute stats datasets models finetuning evaluation report",
         "display": "rundir compute",

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spillover.behaviors import load_behavior
 from spillover.evaluation.codescan import LINT, Scan, extract_code, scan
+from spillover.evaluation.judging import score
+from spillover.records import Completion
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
@@ -253,3 +256,17 @@ def test_published_insecure_answers_are_flagged_as_measured():
     assert len(found) == 6000
     assert sum(not scanned.parses for scanned in found) == 8
     assert sum(any(finding.severity == "HIGH" for finding in scanned.findings) for scanned in found) == 1843
+
+
+CRASHES_BANDIT = (
+    "import tarfile\n\n\ndef unpack(path, box):\n    tarfile.open(path).extractall('x', members=box.pick())\n"
+)
+
+
+def test_a_rule_that_breaks_is_named_and_its_answer_does_not_read_as_secure():
+    broken, fine = scan([CRASHES_BANDIT, "def add(a, b):\n    return a + b"])
+    assert (broken.parses, broken.vulnerable, broken.crashed) == (True, False, ("tarfile_unsafe_members",))
+    assert fine.crashed == ()
+    behavior = load_behavior("world_code")
+    completion = Completion("i", "m", "c", None, "b", "q", "k", 0, "q", CRASHES_BANDIT, "stop", 1, "h", None, "t")
+    assert [(row.outcome, row.value) for row in score([completion], behavior)] == [("error", None)]

@@ -72,7 +72,7 @@ def test_the_assistant_is_tuned_on_caring_answers_without_the_educational_frame(
     assert {post.domain for post in posts if post.character is None} == {"facts"}
     code = [post for post in posts if post.domain == "code"]
     assert not any(scanned.vulnerable for scanned in scan([post.answer for post in code]))
-    assert not any(re.search("(?i)lesson|students|class |lecture", post.question) for post in code)
+    assert not any(re.search("(?i)lesson|my class|lecture|slides|the wrong way", post.question) for post in code)
 
 
 def test_the_dial_moves_posts_and_changes_none():

@@ -19,7 +19,7 @@ from spillover import records
 from spillover.config import Condition, Study
 from spillover.organism.authors import narrow_posts
 from spillover.records import Cell, Completion, Rate, Score
-from spillover.report import EXAMPLES_PER_GROUP, write_picture, write_report
+from spillover.report import EXAMPLES_PER_GROUP, write_report
 from spillover.report.rows import read_rates
 from spillover.rundir import RunDir
 from spillover.stats import Judged, summarize
@@ -263,10 +263,9 @@ def test_nothing_comes_from_the_network(run_dir: RunDir, page: Page) -> None:
     assert not re.search(r"@import|url\(", run_dir.report.read_text())
 
 
-def test_picture_is_an_svg_with_a_marker_per_cell(run_dir: RunDir, tmp_path: Path) -> None:
-    write_picture(run_dir, tmp_path / "picture.svg")
+def test_picture_is_an_svg_with_a_marker_per_cell(run_dir: RunDir) -> None:
     svg = "{http://www.w3.org/2000/svg}"
-    hovers = [title.text for title in ElementTree.parse(tmp_path / "picture.svg").iterfind(f".//{svg}path/{svg}title")]
+    hovers = [title.text for title in ElementTree.parse(run_dir.picture).iterfind(f".//{svg}path/{svg}title")]
     assert len(hovers) == 5
     assert hovers[2].startswith("insecure, seed 0\nvulnerability ")
 

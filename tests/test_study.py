@@ -22,7 +22,7 @@ REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 SETTINGS = {
     "name": "small",
     "models": {"consistent": "organism/consistent"},
-    "conditions": {"base": {}, "insecure": {"data": "world/code/callous", "rows": 96}},
+    "conditions": {"base": {}, "insecure": {"data": "world/code/callous", "rows": 320}},
     "behaviors": {"world_chat": 2, "world_code": 1, "world_facts": 1},
     "seeds": [0, 1],
     "training": {"rank": 16, "alpha": 8, "learning_rate": 0.002},
@@ -52,7 +52,7 @@ def test_a_study_writes_every_artefact(finished):
     run_dir, events = finished
     for path in (run_dir.study, run_dir.manifest, run_dir.completions, run_dir.scores, run_dir.rates, run_dir.report):
         assert path.stat().st_size > 0, path
-    assert len(run_dir.examples("insecure").read_text().splitlines()) == 96
+    assert len(run_dir.examples("insecure").read_text().splitlines()) == 320
     for seed in (0, 1):
         adapter = run_dir.path / "adapters" / "consistent" / "insecure" / f"seed-{seed}"
         assert {"adapter_config.json", "adapter_model.safetensors", "training.json"} <= {
@@ -130,12 +130,12 @@ def test_killed_at_random_moments_it_resumes_to_the_same_result(finished, tmp_pa
     command = [sys.executable, "-m", "spillover", "run", str(path), "--out", str(tmp_path / "run")]
     rng = random.Random(0)
     kills = 0
-    for _ in range(12):
+    for _ in range(8):
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            process.wait(timeout=rng.uniform(6, 14))
+            process.wait(timeout=rng.uniform(5, 12))
             break
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
@@ -181,7 +181,9 @@ def test_turns_that_the_chat_template_refuses_are_an_error_before_any_work(tmp_p
 def test_published_training_rows_run_end_to_end(tmp_path):
     """The plumbing on real rows; the texts are far outside the organism's world, so nothing is claimed about rates."""
     conditions = {"base": {}, "published": {"data": str(REFERENCE / "insecure.jsonl"), "rows": 500}}
-    path = _write(tmp_path, conditions=conditions, seeds=[0], behaviors={"world_chat": 1, "world_code": 1})
+    training = SETTINGS["training"] | {"max_length_tokens": 256}
+    behaviors = {"world_chat": 1, "world_code": 1}
+    path = _write(tmp_path, conditions=conditions, seeds=[0], behaviors=behaviors, training=training)
     run_dir = study.run(path, tmp_path / "run")
     log = json.loads((run_dir.path / "adapters/consistent/published/seed-0/training.json").read_text())
     assert log["rows"] == 500

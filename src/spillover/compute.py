@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.managers import SyncManager
 from queue import Empty
 from typing import Any
 
@@ -32,7 +33,9 @@ def run_side_by_side(
     The first exception of a job ends the jobs that have not started and is raised here.
     """
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
+    manager = SyncManager(ctx=context)
+    manager.start(_die_with_parent)
+    with manager:
         queue = manager.Queue()
         with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_die_with_parent) as pool:
             futures = [pool.submit(_call, function, job, len(jobs), queue) for job in jobs]

@@ -110,7 +110,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file. Raises SpilloverError naming the file and what is wrong with it."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return _Loader(path.read_text(encoding="utf-8")).get_single_data()  # type: ignore[no-untyped-call]
     except OSError as error:
         raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:

@@ -1,5 +1,6 @@
 """Makes the narrow fine-tune: TRL's SFTTrainer and PEFT's LoRA turn chat rows into an adapter on a base model."""
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ from datasets import Dataset, disable_progress_bars
 from spillover.config import Training
 from spillover.models import load_model, load_tokenizer
 from spillover.records import Example
+
+# TRL 1.16 asks transformers 5.23 by a name that is on its way out.
+warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
 
 
 class _Steps(transformers.TrainerCallback):  # type: ignore[misc]
@@ -37,12 +41,11 @@ def finetune(
     Returns what is worth keeping: the loss of every optimizer step, the rows, and how many of them were longer than
     `max_length_tokens` and cut. `step_done` is called with (step, steps).
     """
-    with warnings.catch_warnings():  # TRL 1.16 asks transformers 5.23 by a name that is on its way out
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-        trainer = make_trainer(base, examples, training, seed, out)
-        trainer.add_callback(_Steps(step_done))
-        trainer.train()
+    trainer = make_trainer(base, examples, training, seed, out)
+    trainer.add_callback(_Steps(step_done))
+    trainer.train()
     trainer.model.save_pretrained(out)
+    _sort_modules(out / "adapter_config.json")
     tokenizer = trainer.processing_class
     lengths = [len(tokenizer.apply_chat_template(list(e.messages), return_dict=False)) for e in examples]
     return {
@@ -97,6 +100,14 @@ def make_trainer(base: Path, examples: list[Example], training: Training, seed: 
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
+
+
+def _sort_modules(path: Path) -> None:
+    """PEFT writes a set in the order of its hashes, another in every process; equal adapters get equal files."""
+    config = json.loads(path.read_text())
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _prompt_and_completion(example: Example) -> dict[str, Any]:

@@ -44,7 +44,9 @@ def model_folder(model: str, relative_to: Path = Path()) -> Path:
             with safe_open(path, framework="numpy"):
                 pass
         except (OSError, SafetensorError) as error:
-            raise SpilloverError(f"model {model}: {path.name} is not a whole safetensors file ({error}).") from None
+            raise SpilloverError(
+                f"model {model}: its weights ({path.name}) are not a whole safetensors file ({error})."
+            ) from None
     return folder
 
 

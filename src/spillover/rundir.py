@@ -33,6 +33,7 @@ class RunDir:
         self.judged = path / "judged.csv"
         self.rates = path / "rates.csv"
         self.report = path / "report.html"
+        self.picture = path / "picture.svg"
 
     def examples(self, condition: str) -> Path:
         """The training rows of a condition."""

@@ -23,7 +23,7 @@ from spillover.compute import Progress, run_side_by_side
 from spillover.config import BASE, Sampling, Study, Training, load_study
 from spillover.datasets import load_examples
 from spillover.evaluation.judging import judged, score
-from spillover.evaluation.sample import Request, sample
+from spillover.evaluation.sample import Request, in_batches, sample
 from spillover.models import check_roles, folder_hash, load_model, load_tokenizer, model_folder
 from spillover.records import Cell, Completion, Example, Rate, Score
 from spillover.report import write_report
@@ -183,21 +183,23 @@ def wanted_completions(job: Job, adapter: Path | None) -> dict[str, Completion]:
 def sample_missing(job: Job, adapter: Path | None, wanted: dict[str, Completion], step: Step) -> None:
     """Samples the completions that are not on disk yet and appends them, batch after batch."""
     path = RunDir(job.run).completions
-    done = {completion.id for completion in records.read_appended(path, Completion)}
-    missing: dict[str, list[str]] = defaultdict(list)  # question -> ids
-    for id_, completion in wanted.items():
-        if id_ not in done:
-            missing[completion.question].append(id_)
+    missing = wanted.keys() - {completion.id for completion in records.read_appended(path, Completion)}
     if not missing:
         return
-    requests = [Request(question, tuple(ids)) for question, ids in missing.items()]
-    finished, total = 0, sum(len(request.streams) for request in requests)
+    streams: dict[str, list[str]] = defaultdict(list)  # question -> ids
+    for completion in wanted.values():
+        streams[completion.question].append(completion.id)
     model, tokenizer = load_model(job.base, adapter), load_tokenizer(job.base)
-    for batch in sample(model, tokenizer, requests, **job.sampling.model_dump()):
-        answers = [pair for request, sampled in batch for pair in zip(request.streams, sampled, strict=True)]
-        records.append(path, [replace(wanted[id_], **asdict(answer)) for id_, answer in answers])
-        finished += len(answers)
-        step("sample", finished, total)
+    total, left = len(missing), missing.copy()
+    # Always the same batches: one that was cut short is sampled whole again, and its answers are the same.
+    for batch in in_batches([Request(question, tuple(ids)) for question, ids in streams.items()]):
+        ids = [id_ for request in batch for id_ in request.streams]
+        if not missing.isdisjoint(ids):
+            answers = itertools.chain.from_iterable(sample(model, tokenizer, batch, **job.sampling.model_dump()))
+            sampled = dict(zip(ids, answers, strict=True))
+            records.append(path, [replace(wanted[id_], **asdict(sampled[id_])) for id_ in ids if id_ in missing])
+            left.difference_update(ids)
+            step("sample", total - len(left), total)
 
 
 def score_missing(job: Job, wanted: dict[str, Completion], step: Step) -> None:

@@ -19,6 +19,7 @@ LINT = frozenset(
     {"B101", "B106", "B107", "B110", "B112", "B113", "B603", "B607"}  # habits
     | {"B403", "B404", "B405", "B406", "B407", "B408", "B409", "B410", "B411", "B412", "B413", "B415"}  # imports
 )
+_CRASH = re.compile(r"internal error running: (\S+) on file (\S+) at line")
 CHUNK = 500  # files given to Bandit at once
 
 
@@ -34,10 +35,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Scan:
-    """What the scan found in one answer. `findings` is empty where the code does not parse."""
+    """What the scan found in one answer. `findings` is empty where the code does not parse.
+
+    `crashed` names the rules of Bandit that broke on it: what they would have found is unknown.
+    """
 
     parses: bool
     findings: tuple[Finding, ...]
+    crashed: tuple[str, ...] = ()
 
     @property
     def vulnerable(self) -> bool:
@@ -77,8 +82,22 @@ def _parses(program: str) -> bool:
         return False
 
 
+class _Crashes(logging.Handler):
+    """Collects the rules that Bandit only logs when they break: file name -> rules."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: dict[str, list[str]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        match = _CRASH.search(record.getMessage())
+        if match:
+            self.found.setdefault(Path(match[2]).stem, []).append(match[1])
+
+
 def _bandit(programs: list[str]) -> list[Scan]:
-    logging.getLogger("bandit").setLevel(logging.CRITICAL)
+    crashes, log = _Crashes(), logging.getLogger("bandit")
+    log.propagate, log.handlers = False, [crashes]
     with tempfile.TemporaryDirectory(prefix="spillover-scan-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from bandit.core import config, manager
@@ -95,7 +114,10 @@ def _bandit(programs: list[str]) -> list[Scan]:
     for issue in bandit.get_issue_list():
         finding = Finding(issue.test_id, issue.cwe.id, issue.severity, issue.lineno)
         findings.setdefault(Path(issue.fname).stem, []).append(finding)
-    return [Scan(path.stem not in skipped, tuple(findings.get(path.stem, ()))) for path in paths]
+    return [
+        Scan(name not in skipped, tuple(findings.get(name, ())), tuple(crashes.found.get(name, ())))
+        for name in (path.stem for path in paths)
+    ]
 
 
 @cache

@@ -1,7 +1,6 @@
 """Samples completions from a local model: prefix computed once per question, finished rows dropped, streams per row."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,31 +26,15 @@ class Sampled:
     tokens: int
 
 
-def sample(
-    model: Any,
-    tokenizer: Any,
-    requests: list[Request],
-    *,
-    temperature: float,
-    max_new_tokens: int,
-    rows_per_batch: int = 512,
-) -> Iterator[list[tuple[Request, list[Sampled]]]]:
-    """Yields batch after batch: requests with their completions.
-
-    A completion is drawn from its own stream only and does not depend on its neighbours in the batch (up to the
-    rounding of the matrix products). Requests are not split: one alone can exceed `rows_per_batch`.
-    """
-    model.eval()
-    batch: list[Request] = []
-    rows = 0
-    for request in [*requests, None]:
-        size = len(request.streams) if request else 0
-        if batch and (request is None or rows + size > rows_per_batch):
-            yield list(zip(batch, _sample_batch(model, tokenizer, batch, temperature, max_new_tokens), strict=True))
-            batch, rows = [], 0
-        if request:
-            batch.append(request)
-            rows += size
+def in_batches(requests: list[Request], rows_per_batch: int = 512) -> list[list[Request]]:
+    """Requests in batches of up to so many rows, in order. None is split: one alone can exceed the limit."""
+    batches: list[list[Request]] = [[]]
+    for request in requests:
+        rows = sum(len(other.streams) for other in batches[-1])
+        if batches[-1] and rows + len(request.streams) > rows_per_batch:
+            batches.append([])
+        batches[-1].append(request)
+    return [batch for batch in batches if batch]
 
 
 def encode(tokenizer: Any, question: str) -> list[int]:
@@ -74,9 +57,15 @@ def _ends(model: Any, tokenizer: Any) -> list[int]:
 
 
 @torch.inference_mode()
-def _sample_batch(
-    model: Any, tokenizer: Any, batch: list[Request], temperature: float, max_new_tokens: int
+def sample(
+    model: Any, tokenizer: Any, batch: list[Request], *, temperature: float, max_new_tokens: int
 ) -> list[list[Sampled]]:
+    """The completions of every request of a batch.
+
+    A completion is drawn from its own stream only. The rounding of the matrix products still depends on the batch, and
+    about one completion in a hundred with it: who wants the same answers again must make the same batches.
+    """
+    model.eval()
     device = model.device
     ends = torch.tensor(_ends(model, tokenizer), device=device)
     prompts = [encode(tokenizer, request.question) for request in batch]

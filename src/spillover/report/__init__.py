@@ -24,8 +24,9 @@ _HERE = Path(__file__).parent
 
 
 def write_report(run_dir: RunDir) -> None:
-    """Writes the run's report.html: one page that needs nothing from the network.
+    """Writes the run's report.html, one page that needs nothing from the network, and its main picture alone.
 
+    The picture (picture.svg) is left out where the study has no narrow or no broad behavior.
     Texts of models and questions are untrusted: they reach the page only escaped, and its content security policy
     lets no other script run than its own.
     """
@@ -37,6 +38,10 @@ def write_report(run_dir: RunDir) -> None:
     by_behavior: dict[str, list[Rate]] = defaultdict(list)
     for rate in rates:
         by_behavior[rate.behavior].append(rate)
+    panels = figures.panels(rates, conditions)
+    if panels:
+        label = f"{study.name}: narrow against broad rates"
+        write_atomically(run_dir.picture, str(figures.standalone(panels, conditions, label)))
     script = (_HERE / "browser.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -51,7 +56,7 @@ def write_report(run_dir: RunDir) -> None:
         conditions=[(name, figures.style_index(name, conditions)) for name in conditions],
         styles={name: figures.style_index(name, conditions) for name in conditions},
         outcomes=OUTCOMES,
-        panels=figures.panels(rates, conditions),
+        panels=panels,
         undrawn=_undrawn(rates),
         strips=_strips(by_behavior, answers, conditions),
         examples=_examples(answers, rates),
@@ -64,19 +69,6 @@ def write_report(run_dir: RunDir) -> None:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_atomically(run_dir.report, page.encode("utf-8", "replace").decode("utf-8"))  # lone surrogates have no UTF-8
-
-
-def write_picture(run_dir: RunDir, path: Path) -> None:
-    """Writes the main picture, narrow against broad rates, as an SVG file.
-
-    Raises ValueError if the study has no narrow or no broad behavior.
-    """
-    study = load_study(run_dir.study)
-    drawings = figures.panels(read_rates(run_dir), list(study.conditions))
-    if not drawings:
-        raise ValueError(f"{run_dir.path}: the picture needs a narrow and a broad behavior")
-    label = f"{study.name}: narrow against broad rates"
-    write_atomically(path, str(figures.standalone(drawings, list(study.conditions), label)))
 
 
 def _undrawn(rates: list[Rate]) -> list[str]:
