@@ -95,7 +95,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
-            name = self.construct_object(key)  # type: ignore[no-untyped-call]
+            name = self.construct_object(key)
             if name in seen:
                 raise yaml.MarkedYAMLError(problem=f"{name} is there twice", problem_mark=key.start_mark)
             seen.add(name)
@@ -110,7 +110,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file. Raises SpilloverError naming the file and what is wrong with it."""
     try:
-        return _Loader(path.read_text(encoding="utf-8")).get_single_data()  # type: ignore[no-untyped-call]
+        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
