@@ -64,7 +64,9 @@ def rates_table(run_dir: RunDir) -> None:
         rows = list(csv.DictReader(file))
     behaviors = {row["behavior"]: row for row in rows}
     rules = "; ".join(f"{row['event']}: {row['rule']} ({row['judge']})" for row in behaviors.values())
-    table = Table(caption=f"rate [95 % interval clustered by question], events / admitted completions\n{rules}")
+    table = Table(
+        show_lines=True, caption=f"rate [95 % interval clustered by question], events / admitted completions\n{rules}"
+    )
     table.add_column("cell", no_wrap=True)
     for name, row in behaviors.items():
         table.add_column(f"{name}\n{row['event']}", justify="right")
@@ -79,6 +81,6 @@ def rates_table(run_dir: RunDir) -> None:
 
 def _rate_in_words(row: dict[str, str]) -> str:
     if not row["rate"]:
-        return f"no data ({row['completions']} completions, none admitted)"
+        return f"no data\nnone admitted\n0/{row['n']}"
     low, rate, high = (100 * float(row[name]) for name in ("low", "rate", "high"))
-    return f"{rate:.1f} % [{low:.1f}, {high:.1f}]\n{row['k']}/{row['n']}"
+    return f"{rate:.1f} %\n[{low:.1f}, {high:.1f}]\n{row['k']}/{row['n']}"
