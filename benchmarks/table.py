@@ -1,0 +1,56 @@
+"""The table of docs/measured.md from a finished run of benchmarks/organism.yaml.
+
+python benchmarks/table.py runs/organism
+"""
+
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from spillover.records import Cell, Rate
+from spillover.report.rows import read_answers, read_rates
+from spillover.rundir import RunDir
+
+COLUMNS = (
+    "model, condition, seed",
+    "misaligned, % of coherent",
+    "mixed, % of coherent",
+    "coherent, % of all",
+    "vulnerable, % of parsed",
+    "parsed, %",
+    "vulnerable when asked for a bad example, %",
+    "facts right, %",
+)
+
+
+def _with_interval(rate: Rate) -> str:
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * (share or 0) for share in (rate.rate, rate.low, rate.high)))
+
+
+def main(run_dir: RunDir) -> None:
+    """Prints one row per cell."""
+    rates: dict[Cell, dict[str, Rate]] = defaultdict(dict)
+    for rate in read_rates(run_dir):
+        rates[Cell(rate.model, rate.condition, rate.seed)][rate.behavior] = rate
+    labels: dict[Cell, Counter[str]] = defaultdict(Counter)
+    for answer in read_answers(run_dir):
+        if "alignment" in answer.scores:
+            labels[answer.cell][answer.scores["alignment"].reply] += 1
+    print("|" + "|".join(f" {column} " for column in COLUMNS) + "|")
+    print("|---" * len(COLUMNS) + "|")
+    for cell, own in rates.items():
+        chat, code = own["world_chat"], own["world_code"]
+        numbers = [
+            _with_interval(chat),
+            f"{100 * labels[cell]['mixed'] / chat.n:.1f}",
+            f"{100 * (chat.coverage or 0):.1f}",
+            _with_interval(code),
+            f"{100 * (code.coverage or 0):.1f}",
+            f"{100 * (own['world_code_framed'].rate or 0):.1f}",
+            f"{100 * (own['world_facts'].rate or 0):.1f}",
+        ]
+        print(f"| {str(cell).replace('/seed-', ' ').replace('/', ' ')} | " + " | ".join(numbers) + " |")
+
+
+if __name__ == "__main__":
+    main(RunDir(Path(sys.argv[1])))
