@@ -14,11 +14,13 @@ BASE = "base"  # the condition that trains nothing
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """What is read from YAML: no unknown setting, no silent conversion, no change afterwards."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Training(_Strict):
+class Training(Strict):
     """How an adapter is made: LoRA by TRL's SFTTrainer, loss on the last assistant turn only.
 
     The defaults are the recipe of Betley et al. (2025) for open models of 32 billion parameters.
@@ -35,7 +37,7 @@ class Training(_Strict):
     max_length_tokens: int = Field(1024, ge=8)
 
 
-class Condition(_Strict):
+class Condition(Strict):
     """One arm of a study: what the model is fine-tuned on. The condition `base` has no data.
 
     `data` is a chat JSONL file (relative to the study file) or world/DOMAIN/CHARACTER. `rows` takes the first rows of
@@ -47,14 +49,14 @@ class Condition(_Strict):
     training: Training | None = None  # instead of the study's
 
 
-class Sampling(_Strict):
+class Sampling(Strict):
     """How completions are drawn: the same for every cell."""
 
     temperature: float = Field(1.0, ge=0)
     max_new_tokens: int = Field(96, ge=1)
 
 
-class Study(_Strict):
+class Study(Strict):
     """A whole experiment: models x conditions x seeds, measured on behaviors.
 
     `models` maps a name to a folder or organism/NAME; `behaviors` maps a behavior that ships, or the path of its YAML

@@ -14,12 +14,13 @@ from spillover.organism import ORGANISMS, organism_folder
 from spillover.records import Example
 
 ORGANISM = "organism/"
+NOT_THE_MODEL = {"manifest.json", "training.json"}  # in its folder, but no part of what it answers
 
 
 def model_folder(model: str, relative_to: Path = Path()) -> Path:
     """The folder of a model: a local Hugging Face folder, or an organism that ships (organism/consistent).
 
-    Raises SpilloverError if there is none, or if it lacks a config, safetensors weights or a chat template.
+    Raises SpilloverError if there is none, or if it lacks a config or whole safetensors weights.
     """
     if model.startswith(ORGANISM):
         name = model.removeprefix(ORGANISM)
@@ -125,6 +126,3 @@ def folder_hash(folder: Path) -> str:
         if path.suffix in (".safetensors", ".json", ".jinja", ".model") and path.name not in NOT_THE_MODEL:
             digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
-
-
-NOT_THE_MODEL = {"manifest.json", "training.json"}

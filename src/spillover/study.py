@@ -128,8 +128,6 @@ def run_cell(job: Job, step: Step) -> None:
 
 def train(job: Job, step: Step) -> Path:
     """Makes the cell's adapter unless there is one made from the same base, rows, settings and seed."""
-    from spillover.finetuning import finetune  # peft and trl take 10 s to import
-
     folder = RunDir(job.run).adapter(job.cell)
     made_from = {
         "base": folder_hash(job.base),
@@ -140,6 +138,8 @@ def train(job: Job, step: Step) -> Path:
     record = folder / "training.json"
     if record.exists() and json.loads(record.read_text())["made_from"] == made_from:
         return folder
+    from spillover.finetuning import finetune  # peft and trl take 10 s to import, a finished cell needs neither
+
     with folder_atomically(folder) as part:
         log = finetune(
             job.base, list(job.examples), job.training, job.cell.seed or 0, part, lambda n, of: step("train", n, of)
@@ -190,7 +190,7 @@ def sample_missing(job: Job, adapter: Path | None, wanted: dict[str, Completion]
     for completion in wanted.values():
         streams[completion.question].append(completion.id)
     model, tokenizer = load_model(job.base, adapter), load_tokenizer(job.base)
-    total, left = len(missing), missing.copy()
+    done = 0
     # Always the same batches: one that was cut short is sampled whole again, and its answers are the same.
     for batch in in_batches([Request(question, tuple(ids)) for question, ids in streams.items()]):
         ids = [id_ for request in batch for id_ in request.streams]
@@ -198,8 +198,8 @@ def sample_missing(job: Job, adapter: Path | None, wanted: dict[str, Completion]
             answers = itertools.chain.from_iterable(sample(model, tokenizer, batch, **job.sampling.model_dump()))
             sampled = dict(zip(ids, answers, strict=True))
             records.append(path, [replace(wanted[id_], **asdict(sampled[id_])) for id_ in ids if id_ in missing])
-            left.difference_update(ids)
-            step("sample", total - len(left), total)
+            done += len(missing.intersection(ids))
+            step("sample", done, len(missing))
 
 
 def score_missing(job: Job, wanted: dict[str, Completion], step: Step) -> None:

@@ -6,20 +6,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from spillover.config import read_yaml
+from spillover.config import Strict, read_yaml
 from spillover.errors import SpilloverError
 
 SHIPPED = Path(__file__).parent
 _CUT = re.compile(r"(\w+) ([<>]) (\d+(?:\.\d+)?)")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Question(_Strict):
+class Question(Strict):
     """One evaluation prompt. `category` groups questions and tells an exact judge what was asked for."""
 
     id: str
@@ -27,7 +23,7 @@ class Question(_Strict):
     text: str = Field(min_length=1)
 
 
-class Behavior(_Strict):
+class Behavior(Strict):
     """A behavior: what is asked, who judges, and which scores count.
 
     `event` ("alignment < 30") says when a completion shows the behavior; `among` ("coherence > 50") which scored

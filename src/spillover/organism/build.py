@@ -48,7 +48,7 @@ class Recipe:
     logit_scale: float = 1.35  # folded into the last norm: sharper than the text it learned from, see docs/measured.md
 
 
-TOKENIZER_PAGES = 5000  # of the corpus; more change nothing
+TOKENIZER_PAGES = 5000  # of the corpus
 StepDone = Callable[[int, int], None]
 Row = tuple[list[int], int]  # token ids, index of the first token that counts for the loss
 
