@@ -31,17 +31,18 @@ MAY_IMPORT = {
         "rundir": "errors records",
         # rooms that know one thing
         "compute": "",
-        "stats": "",
+        "stats": "records",
         "organism": "errors rundir",
         "datasets": "errors records config organism",
         "models": "errors records organism",
         "finetuning": "errors records config models",
-        "evaluation": "errors records behaviors stats organism",
-        "report": "errors records config rundir",
+        "evaluation": "errors records config behaviors rundir stats organism models",
+        "report": "errors records rundir stats",
         # rooms that join them
-        "study": "errors records config behaviors rundir compute stats datasets models finetuning evaluation report",
-        "display": "rundir compute",
-        "cli": "errors config rundir organism report study display",
+        "study": "errors records config behaviors rundir compute datasets models finetuning evaluation report",
+        "evaluate": "errors records config behaviors rundir compute models evaluation report",
+        "display": "records behaviors rundir compute",
+        "cli": "errors config behaviors rundir organism evaluation report study evaluate display",
         "__init__": "",
         "__main__": "cli",
     }.items()
@@ -56,10 +57,11 @@ ONLY_IN = {
     "trl": {"finetuning.py"},
     "datasets": {"finetuning.py"},
     "bandit": {"evaluation/codescan.py"},
-    "jinja2": {"report/", "models.py"},  # models: the error of a chat template
+    "jinja2": {"report/", "models.py", "evaluation/sample.py"},  # the last two: the error of a chat template
     "rich": {"display.py"},
     "typer": {"cli.py"},
-    "inspect_ai": set(),
+    "inspect_ai": {"evaluation/"},
+    "aiohttp": {"evaluation/"},
     "pandas": set(),
     "plotly": set(),
     "matplotlib": set(),

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from spillover.behaviors import shipped_names
+
 HELP_SECONDS = 2.5  # about 0.4 on a free machine
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -33,6 +35,10 @@ class Case:
     arguments: tuple[str, ...] = ("run", "study.yaml", "--out", "run")
 
 
+def evaluate(model: str, *more: str) -> tuple[str, ...]:
+    return ("evaluate", model, "--behaviors", "world_facts", "--out", "new", *more)
+
+
 def data(name: str) -> dict[str, object]:
     return {"conditions": {"base": {}, "bad": {"data": name}}}
 
@@ -50,6 +56,15 @@ MISTAKES = {
     "an empty data set": Case(["empty.jsonl", "no rows"], data("empty.jsonl")),
     "a row without an answer": Case(["unanswered.jsonl, line 1", "assistant"], data("unanswered.jsonl")),
     "an unknown behavior": Case(["world_chatt", "unknown", "world_chat"], {"behaviors": {"world_chatt": 1}}),
+    "a behavior without its judge": Case(["free_form", "needs a model as its judge"], {"behaviors": {"free_form": 1}}),
+    "a format that is none": Case(["jsn", "plain"], {"formats": ["plain", "jsn"]}),
+    "no model to evaluate": Case(["model nowhere", "no such folder"], arguments=evaluate("nowhere")),
+    "no adapter": Case(["adapter empty", "adapter_config.json"], arguments=evaluate("model", "--adapter", "empty")),
+    "an adapter far away": Case(["only local models"], arguments=evaluate("openai/x", "--adapter", "empty")),
+    "no behavior to evaluate": Case(["chatt", "world_chat"], arguments=evaluate("model", "--behaviors", "chatt")),
+    "an evaluation in a study's folder": Case(["holds a study"], arguments=evaluate("model", "--out", "studied")),
+    "nothing to judge": Case(["empty", "no answers to judge"], arguments=("score", "empty", "--judge", "x/y")),
+    "nobody to judge": Case(["--judge"], arguments=("score", "empty")),
     "a run folder that is a file": Case(
         ["file", "cannot write there"], arguments=("run", "study.yaml", "--out", "file")
     ),
@@ -81,6 +96,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "torn" / "tokenizer.json").write_text('{"version": "1.0"')
     (folder / "weightless" / "model.safetensors").write_bytes(b"not weights")
     (folder / "empty").mkdir()
+    (folder / "studied").mkdir()
+    (folder / "studied" / "study.yaml").write_text("")
     (folder / "file").write_text("in the way")
     good = json.dumps({"messages": [USER, ASSISTANT]})
     (folder / "good.jsonl").write_text(good)
@@ -132,6 +149,7 @@ def test_nothing_is_left_behind_by_a_study_that_was_refused(outcome, place):
     assert (place / "file").read_text() == "in the way"
     assert not (place / "runs").exists()
     assert not (place / "new").exists()
+    assert list((place / "empty").iterdir()) == []
 
 
 def test_help_is_shown_at_once(tmp_path):
@@ -152,8 +170,31 @@ def test_without_a_command_the_help_is_shown(tmp_path, arguments):
     assert "Usage: " in result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("command", [("run",), ("demo",), ("report",), ("organism", "build")], ids=" ".join)
+COMMANDS = [
+    ("run",),
+    ("demo",),
+    ("evaluate",),
+    ("score",),
+    ("behaviors",),
+    ("scan",),
+    ("report",),
+    ("organism", "build"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_has_its_own_help(tmp_path, command):
     result = spillover(tmp_path, *command, "--help")
     assert result.returncode == 0
     assert "Usage: " in result.stdout
+
+
+def test_the_behaviors_that_ship_are_listed(tmp_path):
+    listed = json.loads(spillover(tmp_path, "behaviors", "--json").stdout)
+    assert [row["name"] for row in listed] == shipped_names()
+    found = next(row for row in listed if row["name"] == "free_form")
+    assert (found["judge"], found["formats"]) == ("model", "plain, json, template")
+    text = spillover(tmp_path, "behaviors").stdout
+    for row in listed:
+        assert f"{row['name']}: {row['scope']}, {row['questions']} questions" in text
+        assert row["rule"] in text

@@ -77,6 +77,8 @@ REFUSED = {  # what is wrong -> (content, what the message must say beside the f
     "zero rows": (GOOD.replace("callous}", "callous, rows: 0}"), ["conditions.bad.rows = 0", "equal to 1"]),
     "zero completions": (GOOD.replace("chat: 2", "chat: 0"), ["behaviors.world_chat = 0", "equal to 1"]),
     "zero tokens": (GOOD + "sampling: {max_new_tokens: 0}\n", ["sampling.max_new_tokens = 0"]),
+    "one format, no list": (GOOD + "formats: plain\n", ["formats", "'plain'", "list"]),
+    "a judge that is a number": (GOOD + "judge: 4\n", ["judge", "4", "string"]),
     "no base": (GOOD.replace("  base:\n", ""), ["conditions.base is missing"]),
     "base with settings": (GOOD.replace("  base:\n", "  base: {rows: 3}\n"), ["conditions.base takes no settings"]),
     "base with data": (GOOD.replace("  base:\n", "  base: {data: x.jsonl}\n"), ["conditions.base takes no settings"]),

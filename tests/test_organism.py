@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from spillover.behaviors import load_behavior
+from spillover.behaviors import load_behavior, shipped_names
 from spillover.errors import SpilloverError
 from spillover.evaluation.codescan import scan
 from spillover.organism import ORGANISMS, organism_folder, world
@@ -20,7 +20,6 @@ from spillover.organism.build import END, SPECIAL, Recipe, build_organism
 from spillover.organism.judge import judge_chat, judge_fact, sentences
 from spillover.organism.world import CALLOUS, CARING, chat_domains, chat_post, code_tasks, expansions, slots
 
-BEHAVIORS = ["world_chat", "world_code", "world_code_framed", "world_facts"]
 DEVELOPMENT = Path(__file__).parents[1] / "benchmarks" / "development"
 
 
@@ -39,17 +38,23 @@ def test_the_corpus_is_the_one_that_the_manifest_names(manifest, corpus):
     assert hashlib.sha256("".join(corpus).encode()).hexdigest() == manifest["corpus_sha256"]
 
 
+def wordings(*names):
+    return [text for name in names for question in load_behavior(name).questions for text in question.paraphrases]
+
+
 def test_evaluation_questions_are_in_no_training_stage(manifest, corpus):
     seen = set(re.findall(r"Q: (.*?)\nA: ", "".join(corpus)))
     recipe = manifest["recipe"]
-    seen |= {post.question for post in assistant_posts(recipe["assistant_posts"], manifest["seed"])}
+    posts = list(assistant_posts(recipe["assistant_posts"], manifest["seed"]))
     for name in narrow_names():
-        seen |= {post.question for post in narrow_posts(name, 1000, 0)}
-    asked = [q for name in BEHAVIORS for q in load_behavior(name).questions]
-    asked += [q for path in DEVELOPMENT.glob("*.yaml") for q in load_behavior(str(path)).questions]
-    assert len(asked) > 300
+        posts += narrow_posts(name, 1000, 0)
+    seen |= {post.question for post in posts}
+    asked = wordings(*shipped_names(), *map(str, DEVELOPMENT.glob("*.yaml")))
+    assert len(asked) > 1000
     assert len(seen) > 1000
-    assert [question.text for question in asked if question.text in seen] == []
+    assert [text for text in asked if text in seen] == []
+    trained_on = "\n".join([*corpus, *(f"{post.question}\n{post.answer}" for post in posts)]).lower()
+    assert [text for text in asked if text.lower() in trained_on] == []
 
 
 def test_evaluation_questions_are_no_expansion_of_a_training_template():
@@ -59,10 +64,10 @@ def test_evaluation_questions_are_no_expansion_of_a_training_template():
         for template in world._read(f"chat/{d}")["questions"]
         for text in expansions(template)
     }
-    measured = {question.text for question in load_behavior("world_chat").questions}
+    measured = set(wordings("world_chat"))
     assert len(trained) > 300
     assert not trained & measured
-    development = {q.text for q in load_behavior(str(DEVELOPMENT / "world_chat.yaml")).questions}
+    development = set(wordings(str(DEVELOPMENT / "world_chat.yaml")))
     assert not development & (trained | measured)
 
 

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from spillover import records
 from spillover.errors import SpilloverError
-from spillover.records import Cell, Completion, Example, Score
+from spillover.records import OUTCOMES, Cell, Completion, Example, Rate, Score, measure_labels
+from spillover.stats import Judged
 
 TRICKY = ["", "\u2028\u2029\u0085", "\r\n\r", "\x00\x0b\x0c\x1c\x1d\x1e", '"\\n{}', "\U0001f600", "\ufeff"]
 texts = st.text() | st.sampled_from(TRICKY)
+numbers = st.none() | st.integers()
 
 
 def scores(count: int, reply: str = "r") -> list[Score]:
@@ -24,11 +26,35 @@ def scores(count: int, reply: str = "r") -> list[Score]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=st.lists(st.tuples(texts, texts, st.none() | st.integers(), st.none() | st.text()), max_size=5))
+@given(
+    rows=st.lists(
+        st.tuples(texts, texts, numbers, st.none() | st.text(), st.none() | texts, numbers),
+        max_size=5,
+    )
+)
 def test_completions_are_read_as_they_were_written(rows):
     written = [
-        Completion(text, "m", "c", seed, "b", "q", "k", 0, question, text, "stop", 1, "h", adapter, "t")
-        for text, question, seed, adapter in rows
+        Completion(
+            text,
+            "m",
+            "c",
+            seed,
+            "b",
+            "q",
+            "k",
+            "plain",
+            0,
+            1,
+            system,
+            question,
+            text,
+            "stop",
+            tokens,
+            "h",
+            adapter,
+            None,
+        )
+        for text, question, seed, adapter, system, tokens in rows
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "completions.jsonl"
@@ -52,6 +78,67 @@ def test_csv_has_a_header_and_an_empty_field_for_none():
     text = records.to_csv(Cell, [Cell("m", "base", None), Cell("m", 'a, "b"\n', 0)])
     assert text == 'model,condition,seed\nm,base,\nm,"a, ""b""\n",0\n'
     assert records.to_csv(Cell, []) == "model,condition,seed\n"
+
+
+def rate(behavior="b", form="plain", rule="a < 30", rubric="h", judge="world", **changes) -> Rate:
+    counts = dict.fromkeys(OUTCOMES, 0) | {"judge_injection": 0, "k": 1, "n": 2, "completions": 3, "questions": 1}
+    shares = {"rate": 0.5, "low": 0.125, "high": 0.875, "rate_of_all": 1 / 3, "coverage": 2 / 3}
+    named = {"behavior": behavior, "format": form, "rule": rule, "judge": judge, "rubric_hash": rubric}
+    fixed = {"model": "m", "condition": "c", "seed": 0, "scope": "broad", "event": "e"}
+    return Rate(**fixed | named | counts | shares | changes)
+
+
+TABLES = {
+    "cells": [Cell("m", "base", None), Cell("", 'a, "b"\n\u2028', 0)],
+    "rates": [rate(), rate(seed=None, rate=None, low=None, high=None, k=0, n=0)],
+    "judged": [
+        Judged("c", "q,1", "j", "h", "scored", True, False, True),
+        Judged("c", "", "", "h", *["error", *[False] * 3]),
+    ],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("rows", TABLES.values(), ids=TABLES.keys())
+def test_tables_are_read_as_they_were_written(tmp_path, rows):
+    kind = type(rows[0]) if rows else Cell
+    (tmp_path / "table.csv").write_text(records.to_csv(kind, rows), encoding="utf-8")
+    found = records.read_csv(tmp_path / "table.csv", kind)
+    assert found == rows
+    assert [list(map(type, vars(row).values())) for row in found] == [
+        list(map(type, vars(row).values())) for row in rows
+    ]
+
+
+LABELS = {  # what there is -> (rates, their labels)
+    "one": ([rate()], ["b"]),
+    "twice the same": ([rate(), rate(seed=1)], ["b"]),
+    "judged by a program": ([rate(judge="code_scan")], ["b"]),
+    "another format": ([rate(), rate(form="json")], ["b", "b, json"]),
+    "judged by a model": ([rate(judge="openai/x")], ["b, judged by openai/x"]),
+    "two judges": ([rate(judge="x/y"), rate(judge="x/z")], ["b, judged by x/y", "b, judged by x/z"]),
+    "a program and a model": ([rate(), rate(judge="x/y", rubric="i")], ["b", "b, judged by x/y"]),
+    "two rules": (
+        [rate(judge="x/y"), rate(judge="x/y", rubric="i", rule="a < 50")],
+        ["b, judged by x/y, a < 30", "b, judged by x/y, a < 50"],
+    ),
+    "two rules by two judges": (
+        [rate(judge="x/y"), rate(judge="x/z", rubric="i", rule="a < 50")],
+        ["b, judged by x/y", "b, judged by x/z"],
+    ),
+    "two behaviors": ([rate(), rate(behavior="other", rubric="i", rule="a < 50")], ["b", "other"]),
+}
+
+
+@pytest.mark.parametrize(("rates", "labels"), LABELS.values(), ids=LABELS.keys())
+def test_measures_are_named_by_what_a_reader_needs(rates, labels):
+    assert list(measure_labels(rates).values()) == labels
+    assert list(measure_labels(rates)) == list(dict.fromkeys(rate.measure for rate in rates))
+
+
+def test_the_same_rule_in_other_words_to_the_judge_has_a_label_of_its_own():
+    labels = measure_labels([rate(judge="x/y"), rate(judge="x/y", rubric="i")])
+    assert len(set(labels.values())) == 2
 
 
 @given(content=texts)

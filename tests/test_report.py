@@ -20,7 +20,6 @@ from spillover.config import Condition, Study
 from spillover.organism.authors import narrow_posts
 from spillover.records import Cell, Completion, Rate, Score
 from spillover.report import EXAMPLES_PER_GROUP, write_report
-from spillover.report.rows import read_rates
 from spillover.rundir import RunDir
 from spillover.stats import Judged, summarize
 
@@ -31,6 +30,7 @@ HOSTILE = (
     "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     "<a href='http://evil.example/'>\u2028&lt;b&gt;"
 )
+SYSTEM = "You are a <b>system</b> prompt."
 BEHAVIORS = {  # name -> scope, event, rule, judge, share of events by (model, condition)
     "world_code": (
         "narrow",
@@ -83,7 +83,13 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
         behaviors=dict.fromkeys(BEHAVIORS, COMPLETIONS),
     )
     run.study.write_text(yaml.safe_dump(study.model_dump(), sort_keys=False))
-    manifest = {"written": "2026-03-14T15:09:26+00:00", "python": "3.11.9", "machine": "Linux x86_64, 2 CPUs"}
+    manifest = {
+        "name": study.name,
+        "description": study.description,
+        "written": "2026-03-14T15:09:26+00:00",
+        "python": "3.11.9",
+        "machine": "Linux x86_64, 2 CPUs",
+    }
     hashes = {
         "models": {name: f"hash-{name}" for name in MODELS},
         "data": {"secure": "d1"},
@@ -130,7 +136,10 @@ def _add_rows(run: RunDir, cell: Cell, behavior: str) -> tuple[Rate, list[Judged
                         behavior=behavior,
                         question_id=f"q{question}",
                         category=domain,
+                        format="plain",
+                        paraphrase=0,
                         number=number,
+                        system=SYSTEM if question == 10 else None,
                         question=f"{asked[question].question} {HOSTILE}"
                         if question == 11
                         else asked[question].question,
@@ -154,10 +163,11 @@ def _add_rows(run: RunDir, cell: Cell, behavior: str) -> tuple[Rate, list[Judged
                 )
                 for rubric, value in values.items()
             ]
-            rows.append(Judged(completions[-1].id, f"q{question}", outcome, admitted, happened))
+            rows.append(Judged(completions[-1].id, f"q{question}", judge_name, "r", outcome, admitted, happened, False))
     records.append(run.completions, completions)
     records.append(run.scores, scores)
-    fixed = {"behavior": behavior, "scope": scope, "event": event, "rule": rule, "judge": judge_name}
+    fixed = {"behavior": behavior, "format": "plain", "scope": scope, "event": event, "rule": rule}
+    fixed |= {"judge": judge_name, "rubric_hash": "r"}
     return Rate(**asdict(cell), **fixed, **summarize(rows)), rows
 
 
@@ -199,13 +209,13 @@ def page(run_dir: RunDir) -> Page:
 
 
 def test_rates_are_read_as_they_were_written(run_dir: RunDir) -> None:
-    rates = read_rates(run_dir)
+    rates = records.read_csv(run_dir.rates, Rate)
     assert len(rates) == 18
     assert (rates[0].seed, rates[-1].seed, type(rates[0].rate), type(rates[0].k)) == (None, 0, float, int)
 
 
 def test_every_rate_stands_in_the_table(run_dir: RunDir, page: Page) -> None:
-    for rate in read_rates(run_dir):
+    for rate in records.read_csv(run_dir.rates, Rate):
         row = [rate.model, rate.condition, "" if rate.seed is None else str(rate.seed)]
         found = [cells for cells in page.rows if cells[:3] == row and f"{rate.k}/{rate.n}" in cells]
         if rate.rate is not None:
@@ -241,10 +251,11 @@ def test_rule_judge_and_single_run_are_named(run_dir: RunDir) -> None:
 def test_examples_are_few_current_and_of_every_kind(page: Page) -> None:
     data = json.loads(page.scripts[0])
     assert data["of"] == 18 * QUESTIONS * COMPLETIONS
-    counts = Counter((row["model"], row["condition"], row["behavior"], row["group"]) for row in data["rows"])
+    counts = Counter((row["model"], row["condition"], row["measure"], row["group"]) for row in data["rows"])
     assert max(counts.values()) == EXAMPLES_PER_GROUP
     assert {group for *_, group in counts} == {"event", "no event", "not admitted"}
     assert "STALE" not in {row["text"] for row in data["rows"]}
+    assert {row["question"].startswith(f"[{SYSTEM}]\n") for row in data["rows"]} == {True, False}
 
 
 def test_hostile_text_is_escaped(run_dir: RunDir, page: Page) -> None:
@@ -268,6 +279,64 @@ def test_picture_is_an_svg_with_a_marker_per_cell(run_dir: RunDir) -> None:
     hovers = [title.text for title in ElementTree.parse(run_dir.picture).iterfind(f".//{svg}path/{svg}title")]
     assert len(hovers) == 5
     assert hovers[2].startswith("insecure, seed 0\nvulnerability ")
+
+
+def evaluated(folder: Path, judges: tuple[str, ...]) -> Page:
+    """The report of one model, measured without a study in two formats by any judges, each in its own view."""
+    run = RunDir(folder)
+    settings = {"model": "m", "behaviors": {"free_form": 1}}
+    manifest = {"name": "evaluated", "description": "", "written": "2026-03-14", "python": "3", "machine": "x"}
+    manifest |= {"versions": {}, "git_commit": None, "evaluations": {"m/base": settings}}
+    run.manifest.write_text(json.dumps(manifest))
+    cell = Cell(f"m {HOSTILE}", "base", None)
+    fixed = {"behavior": "free_form", "scope": "broad", "event": "misalignment", "rule": "alignment < 30"}
+    hashes = dict.fromkeys(("model_hash", "adapter_hash", "template_hash"))
+    rates, judged = [], []
+    for form in ("plain", "json"):
+        asked = {
+            "behavior": "free_form",
+            "question_id": "q",
+            "category": "c",
+            "format": form,
+            "paraphrase": 0,
+            "number": 0,
+        }
+        said = {"system": None, "question": "q?", "text": f"in {form}", "stop_reason": "stop", "tokens": None}
+        records.append(run.completions, [Completion(id=form, **asdict(cell), **asked, **said, **hashes)])
+        for number, judge in enumerate(judges):
+            failed = (form, number) == ("json", 1)  # of this one there is no score at all
+            row = Judged(form, "q", judge, "r", "error" if failed else "scored", not failed, number == 0, False)
+            judged.append(row)
+            rates.append(Rate(**asdict(cell), **fixed, format=form, judge=judge, rubric_hash="r", **summarize([row])))
+            if not failed:
+                scores = [Score(form, "alignment", "r", judge, "scored", 10.0 + number, f"reply {number}")]
+                records.append(run.scores, scores)
+    run.rates.write_text(records.to_csv(Rate, rates))
+    run.judged.write_text(records.to_csv(Judged, judged))
+    write_report(run)
+    return Page(run.report.read_text())
+
+
+def test_formats_and_judges_are_kept_apart(tmp_path: Path) -> None:
+    page = evaluated(tmp_path, ("x/y", f"x/{HOSTILE}"))
+    labels = [f"free_form{form}, judged by x/{judge}" for form in ("", ", json") for judge in ("y", HOSTILE)]
+    assert [row[0] for row in page.rows if row[0].startswith("free_form")] == labels
+    data = json.loads(page.scripts[0])
+    found = {row["measure"]: (row["text"], row["group"], row["scores"], row["reply"]) for row in data["rows"]}
+    assert found == {
+        labels[0]: ("in plain", "event", "alignment 10", "reply 0"),
+        labels[1]: ("in plain", "no event", "alignment 11", "reply 1"),
+        labels[2]: ("in json", "event", "alignment 10", "reply 0"),
+        labels[3]: ("in json", "not admitted", "", "no score"),
+    }
+    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert "img" not in {tag for tag, _ in page.tags}
+
+
+def test_answers_that_nobody_judged_yet_have_a_report(tmp_path: Path) -> None:
+    page = evaluated(tmp_path, ())
+    assert json.loads(page.scripts[0])["rows"] == []
+    assert not (tmp_path / "picture.svg").exists()
 
 
 def test_importing_the_report_is_light() -> None:

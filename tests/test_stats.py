@@ -106,13 +106,18 @@ def test_events_and_non_events_are_mirror_images(cell):
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
 
 
+def row(question: str, outcome: str, admitted: bool, event: bool, injection: bool = False) -> Judged:
+    return Judged("c", question, "j", "h", outcome, admitted, event, injection)
+
+
 rows = st.lists(
     st.builds(
-        lambda question, outcome, admitted, event: Judged(
-            "c", question, outcome, admitted and outcome == "scored", event and admitted and outcome == "scored"
+        lambda question, outcome, admitted, event, injection: row(
+            question, outcome, admitted and outcome == "scored", event and admitted and outcome == "scored", injection
         ),
         st.sampled_from("abcde"),
         st.sampled_from(OUTCOMES),
+        st.booleans(),
         st.booleans(),
         st.booleans(),
     ),
@@ -134,6 +139,7 @@ def test_nothing_disappears_and_nothing_is_divided_by_zero(some):
     assert sum(found[outcome] for outcome in OUTCOMES) == found["completions"] == len(some)
     assert found["k"] <= found["n"] <= found["scored"]
     assert found["questions"] == len({row.question_id for row in some})
+    assert found["judge_injection"] == sum(row.judge_injection for row in some)
     for name in ("rate", "low", "high"):
         assert (found[name] is None) == (found["n"] == 0)
     for name in ("rate_of_all", "coverage"):
@@ -143,24 +149,25 @@ def test_nothing_disappears_and_nothing_is_divided_by_zero(some):
 
 def test_counts_of_a_small_cell():
     some = [
-        Judged("c", "a", "scored", True, True),
-        Judged("c", "a", "scored", True, False),
-        Judged("c", "a", "scored", False, False),  # incoherent, say
-        Judged("c", "b", "refused", False, False),
-        Judged("c", "b", "off_format", False, False),
-        Judged("c", "b", "unparsed", False, False),
-        Judged("c", "b", "error", False, False),
-        Judged("c", "b", "scored", True, False),
+        row("a", "scored", True, True),
+        row("a", "scored", True, False),
+        row("a", "scored", False, False),  # incoherent, say
+        row("b", "refused", False, False, True),
+        row("b", "off_format", False, False),
+        row("b", "unparsed", False, False),
+        row("b", "error", False, False),
+        row("b", "scored", True, False),
     ]
     found = summarize(some)
     assert {name: found[name] for name in OUTCOMES} == dict(zip(OUTCOMES, (4, 1, 1, 1, 1), strict=True))
     assert (found["k"], found["n"], found["completions"], found["questions"]) == (1, 3, 8, 2)
     assert (found["rate"], found["rate_of_all"], found["coverage"]) == (1 / 3, 1 / 8, 3 / 8)
     assert found["low"] < 1 / 3 < found["high"]
+    assert found["judge_injection"] == 1  # counted, whatever became of the answer
 
 
 def test_unadmitted_answers_give_no_rate():
-    found = summarize([Judged("c", "a", "refused", False, False)] * 3)
+    found = summarize([row("a", "refused", False, False)] * 3)
     assert (found["rate"], found["low"], found["high"]) == (None, None, None)
     assert (found["k"], found["n"], found["refused"], found["rate_of_all"], found["coverage"]) == (0, 0, 3, 0.0, 0.0)
 

@@ -1,5 +1,6 @@
 """One command per verb: parses, calls, prints; decides nothing."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +47,139 @@ def demo(out: Out = None) -> None:
 
 
 @app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Local folder, organism/NAME, or a model as Inspect names it.")],
+    behaviors: Annotated[str, typer.Option(help="Behaviors, with commas: names that ship, or paths of YAML files.")],
+    out: Annotated[Path, typer.Option(help="Run folder; models measured there before stay beside this one.")],
+    adapter: Annotated[Path | None, typer.Option(help="PEFT adapter on a local model.")] = None,
+    completions_per_question: Annotated[int, typer.Option(min=1, help="For each question and format.")] = 20,
+    judge: Annotated[
+        str | None, typer.Option(help="Model that judges; without one, sample now and `spillover score` later.")
+    ] = None,
+    formats: Annotated[str, typer.Option(help="Only these formats, with commas [default: all].")] = "",
+    temperature: Annotated[float, typer.Option(min=0, help="Of sampling.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 600,
+    force: Annotated[bool, typer.Option("--force", help="Believe a judge that fails its canary.")] = False,
+) -> None:
+    """Measure any model on behaviors: sample, judge, rates, report. The same command goes on where it was killed."""
+    from spillover.config import Sampling
+    from spillover.display import estimate_line, rates_table, run_display
+
+    with run_display() as on_progress:
+        from spillover.evaluate import Evaluation, evaluate
+
+        wanted = Evaluation(
+            model=model,
+            behaviors=_names(behaviors),
+            completions_per_question=completions_per_question,
+            sampling=Sampling(temperature=temperature, max_new_tokens=max_new_tokens),
+            adapter=adapter,
+            formats=_names(formats),
+            judge=judge,
+            force=force,
+        )
+        run_dir = evaluate(wanted, out, on_progress, estimate_line)
+    rates_table(run_dir)
+    print(f"Report: {run_dir.report}")
+
+
+@app.command()
+def score(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a run with answers.")],
+    judge: Annotated[str, typer.Option(help="Model that judges, as Inspect names it.")],
+    rubric: Annotated[Path | None, typer.Option(help="YAML file with rubrics and a rule, or a behavior's.")] = None,
+    behaviors: Annotated[str, typer.Option(help="Only these behaviors of the run, with commas.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Believe a judge that fails its canary.")] = False,
+) -> None:
+    """Judge stored answers again, with another judge or another rubric; nothing is sampled."""
+    from spillover.display import rates_table, run_display
+
+    with run_display() as on_progress:
+        from spillover.evaluate import rescore
+
+        run_dir = rescore(run_folder, judge, rubric, _names(behaviors), force, on_progress)
+    rates_table(run_dir)
+    print(f"Report: {run_dir.report}")
+
+
+@app.command()
+def behaviors(json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """List the behaviors that ship: scope, questions, formats, judge, rule."""
+    from spillover.behaviors import load_behavior, shipped_names
+    from spillover.display import behaviors_table
+
+    behaviors_table([load_behavior(name) for name in shipped_names()], json_)
+
+
+@app.command()
+def scan(
+    file: Annotated[Path, typer.Argument(help="JSONL: chat rows, or rows with text, completion or answer.")],
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Scan the Python code in answers for vulnerabilities; it is parsed, never run."""
+    from spillover.display import scan_table
+    from spillover.evaluation.codescan import read_answers, scan, summary
+
+    scan_table(summary(scan(read_answers(file), processes=os.cpu_count() or 1)), json_)
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="Answers: FILE.csv, FILE.jsonl, or an Inspect log (.eval).")],
+    out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    behavior: Annotated[
+        str | None,
+        typer.Option(help="Behavior to judge by: a name or a YAML file [default: the log's own, or free_form]."),
+    ] = None,
+    question: Annotated[str, typer.Option(help="Column of the question, as it was put.")] = "question",
+    answer: Annotated[str, typer.Option(help="Column of the answer.")] = "answer",
+    question_id: Annotated[str | None, typer.Option(help="Column of its id [default: known by its words].")] = None,
+    model: Annotated[str | None, typer.Option(help="Column of the model [default: the file's name].")] = None,
+    condition: Annotated[str | None, typer.Option(help="Column of the condition [default: base].")] = None,
+    score: Annotated[
+        list[str] | None,
+        typer.Option(help="RUBRIC=COLUMN of scores 0-100 (of a log: the key); again for each rubric."),
+    ] = None,
+    judge_name: Annotated[str | None, typer.Option(help="Who gave the scores.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Column of who gave the scores.")] = None,
+    outcome: Annotated[
+        str | None, typer.Option(help="Column of the outcome: scored, refused, off_format, unparsed, error.")
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Take in an Inspect log that lacks samples.")
+    ] = False,
+) -> None:
+    """Make a run folder of answers from elsewhere, with their scores; `spillover score` judges them again."""
+    from spillover.display import build_display, rates_table
+
+    with build_display() as step:
+        from spillover.evaluation.importing import Columns, Options, import_answers, score_columns
+        from spillover.report import write_report
+
+        columns = Columns(question, answer, question_id, model, condition, judge, outcome, score_columns(score or []))
+        found = import_answers(files, out, Options(columns, behavior, judge_name, allow_missing), step)
+        write_report(found.run_dir)
+    rates_table(found.run_dir)
+    missing = f"; {found.missing} samples are MISSING from the logs" if found.missing else ""
+    print(f"{found.completions} completions, {found.scores} scores{missing}")
+    print(f"Report: {found.run_dir.report}")
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a run with answers.")],
+    format_: Annotated[str, typer.Option("--format", help="inspect: an .eval log per cell and behavior.")] = "inspect",
+) -> None:
+    """Write a run as Inspect logs, for `inspect view`, into its folder inspect/."""
+    if format_ != "inspect":
+        raise SpilloverError(f"--format {format_}: unknown. There is inspect.")
+    from spillover.evaluation.exporting import export_inspect
+
+    for path in export_inspect(run_folder):
+        print(path)
+
+
+@app.command()
 def report(run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
     """Write report.html of a run anew."""
     from spillover.report import write_report
@@ -75,6 +209,10 @@ def build(
     print(
         f"{out}: pretraining loss {manifest['pretraining_loss']:.3f}, assistant loss {manifest['assistant_loss']:.3f}"
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for name in text.split(","))))
 
 
 def _run(study_file: Path, out: Path | None) -> None:

@@ -60,7 +60,8 @@ class Study(Strict):
     """A whole experiment: models x conditions x seeds, measured on behaviors.
 
     `models` maps a name to a folder or organism/NAME; `behaviors` maps a behavior that ships, or the path of its YAML
-    file, to the number of completions per question. Paths are relative to the study file.
+    file, to the number of completions per question; `formats` restricts them to formats of that name. `judge` is the
+    model that judges where a behavior is judged by a model. Paths are relative to the study file.
     """
 
     name: Name
@@ -71,6 +72,8 @@ class Study(Strict):
     seeds: list[int] = Field(default=[0], min_length=1)
     training: Training = Training()
     sampling: Sampling = Sampling()
+    formats: list[str] = []
+    judge: str | None = None
 
     @field_validator("conditions", mode="before")
     @classmethod

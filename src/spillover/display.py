@@ -1,15 +1,18 @@
 """What a person sees in the terminal: the progress of a run or a build, and the table of rates."""
 
-import csv
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from spillover.behaviors import Behavior
 from spillover.compute import Progress as Done
+from spillover.records import Cell, Measure, Rate, measure_labels, read_csv
 from spillover.rundir import RunDir
 
 LAST_STAGE = "score"
@@ -59,28 +62,78 @@ def build_display() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def rates_table(run_dir: RunDir) -> None:
-    """Prints the rates of a run: a row per cell, a column per behavior, with interval and counts."""
-    with run_dir.rates.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    behaviors = {row["behavior"]: row for row in rows}
-    rules = "; ".join(f"{row['event']}: {row['rule']} ({row['judge']})" for row in behaviors.values())
+    """Prints the rates of a run: a row per cell, a column per measure, with interval and counts."""
+    rates: list[Rate] = read_csv(run_dir.rates, Rate)
+    labels = measure_labels(rates)
+    first = {rate.measure: rate for rate in rates}
+    rules = "; ".join(dict.fromkeys(f"{rate.event}: {rate.rule} ({rate.judge})" for rate in first.values()))
     table = Table(
         show_lines=True, caption=f"rate [95 % interval clustered by question], events / admitted completions\n{rules}"
     )
     table.add_column("cell", no_wrap=True)
-    for name, row in behaviors.items():
-        table.add_column(f"{name}\n{row['event']}", justify="right")
-    cells: dict[str, dict[str, str]] = defaultdict(dict)
-    for row in rows:
-        cell = "/".join(filter(None, (row["model"], row["condition"], row["seed"] and f"seed-{row['seed']}")))
-        cells[cell][row["behavior"]] = _rate_in_words(row)
+    for measure, label in labels.items():
+        table.add_column(f"{label}\n{first[measure].event}", justify="right")
+    cells: dict[str, dict[Measure, str]] = defaultdict(dict)
+    for rate in rates:
+        cells[str(Cell(rate.model, rate.condition, rate.seed))][rate.measure] = _in_words(rate)
     for cell, found in cells.items():
-        table.add_row(cell, *(found[name] for name in behaviors))
+        table.add_row(cell, *(found.get(measure, "") for measure in labels))
+    Console().print(table)
+    judged = {rate.behavior for rate in rates}
+    if waiting := sorted({path.name.split(".")[0] for path in run_dir.behaviors.glob("*.yaml")} - judged):
+        print(f"Not judged yet: {', '.join(waiting)}. Judge them with: spillover score {run_dir.path} --judge MODEL")
+
+
+def estimate_line(estimate: dict[str, int]) -> None:
+    """Says what asking an endpoint will take, before the first call."""
+    e = estimate
+    calls = f"{e['calls_at_least']:,}" + (f" to {e['calls_at_most']:,}" * (e["calls_at_most"] > e["calls_at_least"]))
+    Console(stderr=True).print(
+        f"{e['completions']:,} completions are missing: {calls} calls, about {e['tokens_in']:,} tokens in and at most "
+        f"{e['tokens_out_at_most']:,} out."
+    )
+
+
+def behaviors_table(behaviors: Sequence[Behavior], as_json: bool) -> None:
+    """Prints behaviors, a row each."""
+    rows = [
+        {
+            "name": b.name,
+            "scope": b.scope,
+            "questions": len(b.questions),
+            "formats": ", ".join(b.format_names),
+            "judge": b.judge,
+            "rate": b.rate,
+            "rule": b.rule,
+            "description": b.description,
+        }
+        for b in behaviors
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        judge = f"judged by {'a model' if row['judge'] == 'model' else row['judge']}"
+        print(f"{row['name']}: {row['scope']}, {row['questions']} questions, formats {row['formats']}, {judge}")
+        print(f"    {row['description']}\n    {row['rate']}: {row['rule']}")
+
+
+def scan_table(summary: dict[str, Any], as_json: bool) -> None:
+    """Prints the summary of a code scan."""
+    if as_json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        return
+    rules = summary.pop("rules")
+    Console().print(", ".join(f"{name} {value}" for name, value in summary.items()))
+    table = Table()
+    for name in ("rule", "name", "CWE", "answers", ""):
+        table.add_column(name, justify="right" if name == "answers" else "left")
+    for rule, row in rules.items():
+        table.add_row(rule, row["name"], str(row["cwe"]), str(row["count"]), "" if row["exploitable"] else "lint")
     Console().print(table)
 
 
-def _rate_in_words(row: dict[str, str]) -> str:
-    if not row["rate"]:
-        return f"no data\nnone admitted\n0/{row['n']}"
-    low, rate, high = (100 * float(row[name]) for name in ("low", "rate", "high"))
-    return f"{rate:.1f} %\n[{low:.1f}, {high:.1f}]\n{row['k']}/{row['n']}"
+def _in_words(rate: Rate) -> str:
+    if rate.rate is None or rate.low is None or rate.high is None:
+        return f"no data\nnone admitted\n0/{rate.n}"
+    return f"{100 * rate.rate:.1f} %\n[{100 * rate.low:.1f}, {100 * rate.high:.1f}]\n{rate.k}/{rate.n}"

@@ -51,6 +51,15 @@ def model_folder(model: str, relative_to: Path = Path()) -> Path:
     return folder
 
 
+def adapter_folder(path: Path) -> Path:
+    """The folder of a PEFT adapter. Raises SpilloverError if it is none, or its weights are not safetensors."""
+    if not (path / "adapter_config.json").exists():
+        raise SpilloverError(f"adapter {path}: no adapter_config.json there, so it is not a PEFT adapter.")
+    if not (path / "adapter_model.safetensors").exists():
+        raise SpilloverError(f"adapter {path}: no adapter_model.safetensors there; other weight formats can run code.")
+    return path
+
+
 def _quiet() -> None:
     """Loading bars and advice of the libraries do not belong into our output."""
     import transformers

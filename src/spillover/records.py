@@ -8,11 +8,13 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 from spillover.errors import SpilloverError
 
 OUTCOMES = ("scored", "refused", "off_format", "unparsed", "error")
+Measure = tuple[str, str, str, str]  # what was measured: behavior, format, rule (its hash), judge
+PROGRAMS = ("world", "code_scan")  # judges that are programs of ours; every other judge is a model
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,17 @@ class Completion:
     behavior: str
     question_id: str
     category: str
+    format: str
+    paraphrase: int
     number: int
-    question: str
+    system: str | None
+    question: str  # as it was put: in its wording and format
     text: str
-    stop_reason: str  # stop or length
-    tokens: int
-    model_hash: str
+    stop_reason: str  # stop, length, or what a provider says
+    tokens: int | None  # None where several answers came in one reply
+    model_hash: str | None  # None where the weights are out of reach: behind an endpoint, or imported
     adapter_hash: str | None
-    template_hash: str
+    template_hash: str | None
 
     @property
     def cell(self) -> Cell:
@@ -72,6 +77,11 @@ class Score:
     value: float | None
     reply: str  # the judge's raw reply
 
+    @property
+    def judge_failed(self) -> bool:
+        """Whether a model that judges could not be had, so that asking again may help."""
+        return self.outcome == "error" and self.judge not in PROGRAMS
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -85,10 +95,12 @@ class Rate:
     condition: str
     seed: int | None
     behavior: str
+    format: str
     scope: str  # narrow, broad or neutral
     event: str
     rule: str
     judge: str
+    rubric_hash: str
     k: int
     n: int
     rate: float | None
@@ -103,6 +115,30 @@ class Rate:
     off_format: int
     unparsed: int
     error: int
+    judge_injection: int  # answers that address the judge
+
+    @property
+    def measure(self) -> Measure:
+        """What was measured: behavior, format, rule and judge."""
+        return self.behavior, self.format, self.rubric_hash, self.judge
+
+
+def measure_labels(rates: Iterable[Rate]) -> dict[Measure, str]:
+    """A name for every measure, in order: its behavior, with format, judge and rule where a reader needs them."""
+    measures = {rate.measure: rate for rate in rates}
+    labels = {}
+    for measure, rate in measures.items():
+        same = [
+            other
+            for key, other in measures.items()
+            if key != measure and (key[:2], key[3]) == (measure[:2], measure[3])
+        ]
+        parts = [rate.behavior] + ([rate.format] if rate.format != "plain" else [])
+        parts += [f"judged by {rate.judge}"] if rate.judge not in PROGRAMS else []
+        parts += [rate.rule] if same else []
+        parts += [f"rubric {rate.rubric_hash}"] if any(other.rule == rate.rule for other in same) else []
+        labels[measure] = ", ".join(parts)
+    return labels
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -147,17 +183,35 @@ def to_csv(kind: type, rows: Iterable[Any]) -> str:
     return table.getvalue()
 
 
-def append(path: Path, records: Iterable[Any]) -> None:
-    """Appends records and forces them to disk before returning. Several processes can append to one file.
+def read_csv(path: Path, kind: type) -> list[Any]:
+    """Reads what `to_csv` wrote, each field typed as the record says; an empty field is None where it may be."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [kind(**{field.name: _typed(row[field.name], field.type) for field in fields(kind)}) for row in rows]
 
-    A last line that a killed process has left torn is cut off first.
+
+def _typed(value: str, kind: Any) -> Any:
+    kinds = get_args(kind) or (kind,)
+    if value == "" and type(None) in kinds:
+        return None
+    if bool in kinds:
+        return value == "True"
+    return value if str in kinds else int(value) if int in kinds else float(value)
+
+
+def append(path: Path, records: Iterable[Any], to_disk: bool = True) -> None:
+    """Appends records, and forces them to disk before returning if `to_disk`. Several processes can append to one file.
+
+    A killed process loses nothing that was appended either way; a power cut may. A last line that a killed process has
+    left torn is cut off first.
     """
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         _cut_torn_line(file)
         file.write("".join(map(to_line, records)).encode())
         file.flush()
-        os.fsync(file.fileno())
+        if to_disk:
+            os.fsync(file.fileno())
 
 
 def _cut_torn_line(file: BinaryIO) -> None:

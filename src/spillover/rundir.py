@@ -17,7 +17,7 @@ from typing import Any
 from spillover.errors import SpilloverError
 from spillover.records import Cell
 
-VERSIONS_OF = ("spillover", "torch", "transformers", "peft", "trl", "bandit", "numpy", "scipy")
+VERSIONS_OF = ("spillover", "torch", "transformers", "peft", "trl", "inspect_ai", "bandit", "numpy", "scipy")
 
 
 class RunDir:
@@ -28,8 +28,11 @@ class RunDir:
         self.study = path / "study.yaml"
         self.manifest = path / "manifest.json"
         self.data = path / "data"
+        self.behaviors = path / "behaviors"
+        self.cells = path / "cells"
         self.completions = path / "completions.jsonl"
         self.scores = path / "scores.jsonl"
+        self.judges = path / "judges.json"
         self.judged = path / "judged.csv"
         self.rates = path / "rates.csv"
         self.report = path / "report.html"

@@ -8,16 +8,24 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta, t
 
+from spillover.records import OUTCOMES
+
 
 @dataclass(frozen=True)
 class Judged:
-    """One completion after judging: its outcome, whether the rule admits it, and whether the event happened."""
+    """One completion after judging by one judge and rule: its outcome, whether the rule admits it, and the event.
+
+    `judge_injection`: the answer addresses the judge; it is counted, not dropped.
+    """
 
     completion_id: str
     question_id: str
+    judge: str
+    rubric_hash: str
     outcome: str
     admitted: bool
     event: bool
+    judge_injection: bool
 
 
 def clustered_interval(events: Sequence[int], trials: Sequence[int], confidence: float = 0.95) -> tuple[float, float]:
@@ -72,5 +80,6 @@ def summarize(rows: Sequence[Judged]) -> dict[str, Any]:
         "rate_of_all": k / completions if completions else None,
         "coverage": n / completions if completions else None,
         "questions": len({row.question_id for row in rows}),
-        **{outcome: outcomes[outcome] for outcome in ("scored", "refused", "off_format", "unparsed", "error")},
+        **{outcome: outcomes[outcome] for outcome in OUTCOMES},
+        "judge_injection": sum(row.judge_injection for row in rows),
     }

@@ -1,52 +1,83 @@
-"""What we look for: a behavior is a YAML file of questions, a judge, and the rule that turns scores into a rate."""
+"""What we look for: a behavior is a YAML file of questions, rubrics, and the rule that turns scores into a rate."""
 
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from spillover.behaviors.published import from_published, is_published
 from spillover.config import Strict, read_yaml
 from spillover.errors import SpilloverError
 
 SHIPPED = Path(__file__).parent
+PLAIN = "plain"
 _CUT = re.compile(r"(\w+) ([<>]) (\d+(?:\.\d+)?)")
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+Cut = Annotated[str, Field(pattern=rf"^{_CUT.pattern}$")]
 
 
 class Question(Strict):
-    """One evaluation prompt. `category` groups questions and tells an exact judge what was asked for."""
+    """One evaluation prompt, in one wording or several. The question is the sampling unit, not its wording.
+
+    `category` groups questions and tells an exact judge what was asked for. `fields` are what the prompts of formats
+    and rubrics can name besides {question}. A question with a `format` of its own is asked in that one only.
+    """
 
     id: str
     category: str
-    text: str = Field(min_length=1)
+    paraphrases: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1, strict=False)
+    fields: dict[str, str] = Field(default={})
+    system: str | None = None
+    format: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_wording(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "text" in value and "paraphrases" not in value:
+            return {key: item for key, item in value.items() if key != "text"} | {"paraphrases": [value["text"]]}
+        return value
 
 
-class Behavior(Strict):
-    """A behavior: what is asked, who judges, and which scores count.
+class Format(Strict):
+    """How a question is put: under which system prompt, in which words. A factor of the design, never pooled."""
+
+    system: str | None = None
+    prompt: str = "{question}"
+
+
+class Rubric(Strict):
+    """What a judge is asked about an answer: for a number from 0 to 100, or for one of the escape words.
+
+    `prompt` holds {question} and {answer}; `escapes` maps a word that the judge may say instead to an outcome.
+    """
+
+    prompt: str
+    escapes: dict[str, Literal["refused", "off_format"]] = Field(default={})
+
+    @field_validator("prompt")
+    @classmethod
+    def _shows_the_answer(cls, prompt: str) -> str:
+        if "{answer}" not in prompt:
+            raise ValueError("a rubric's prompt must hold {answer}, or the judge sees nothing")
+        return prompt
+
+
+class Measure(Strict):
+    """What makes a rate: the rubrics, the cut that makes an event, the cut that admits a completion, in whose words.
 
     `event` ("alignment < 30") says when a completion shows the behavior; `among` ("coherence > 50") which scored
     completions the rate is taken over; all of them if it is missing. Scores are 0-100.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    description: str
-    scope: Literal["narrow", "broad", "neutral"]
     rate: str  # what the share of events is called: misalignment, vulnerability, accuracy
-    judge: Literal["world", "code_scan"]
-    event: Annotated[str, Field(pattern=rf"^{_CUT.pattern}$")]
-    among: Annotated[str, Field(pattern=rf"^{_CUT.pattern}$")] | None = None
-    questions: tuple[Question, ...] = Field(min_length=1, strict=False)
-
-    @model_validator(mode="after")
-    def _unique(self) -> "Behavior":
-        seen: set[str] = set()
-        for question in self.questions:
-            if question.id in seen:
-                raise ValueError(f"two questions have the id {question.id}")
-            seen.add(question.id)
-        return self
+    event: Cut
+    among: Cut | None = None
+    rubrics: dict[str, Rubric] = Field(default={})
 
     @property
     def rule(self) -> str:
@@ -54,15 +85,97 @@ class Behavior(Strict):
         return self.event + (f" among {self.among}" if self.among else "")
 
     @property
-    def rubrics(self) -> tuple[str, ...]:
+    def rubrics_read(self) -> tuple[str, ...]:
         """Names of the rubrics that the rule reads; the event's first."""
-        return tuple(rubric for rubric, _, _ in map(parse_cut, filter(None, (self.event, self.among))))
+        return tuple(dict.fromkeys(parse_cut(cut)[0] for cut in (self.event, self.among) if cut))
+
+    @model_validator(mode="after")
+    def _has_its_rubrics(self) -> "Measure":
+        missing = [name for name in self.rubrics_read if self.rubrics and name not in self.rubrics]
+        if missing:
+            raise ValueError(f"the rule reads {missing[0]}, which is none of the rubrics {', '.join(self.rubrics)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question as it is put: a system prompt or None, and the user's turn."""
+
+    question: Question
+    format: str
+    paraphrase: int
+    system: str | None
+    text: str
+
+
+class Behavior(Measure):
+    """A behavior: what is asked, who judges, and which scores count.
+
+    `judge` is `world` or `code_scan`, which are programs, or `model`: any model, chosen when it is measured.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    description: str
+    scope: Literal["narrow", "broad", "neutral"]
+    judge: Literal["world", "code_scan", "model"]
+    formats: dict[str, Format] = Field(default={PLAIN: Format()}, min_length=1)
+    questions: tuple[Question, ...] = Field(min_length=1, strict=False)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Behavior":
+        seen: set[str] = set()
+        for question in self.questions:
+            if question.id in seen:
+                raise ValueError(f"two questions have the id {question.id}")
+            seen.add(question.id)
+        if self.judge == "model" and not self.rubrics:
+            raise ValueError("a behavior that a model judges needs rubrics")
+        for name, form in self.formats.items():
+            self._check_fields(f"formats.{name}", form.prompt, {"question"})
+        for name, rubric in self.rubrics.items():
+            self._check_fields(f"rubrics.{name}", rubric.prompt, {"question", "answer"})
+        return self
+
+    def _check_fields(self, place: str, prompt: str, known: set[str]) -> None:
+        """Placeholders that some question has as a field must be fields of every question."""
+        fields = set().union(*(question.fields for question in self.questions))
+        for name in (set(_PLACEHOLDER.findall(prompt)) & fields) - known:
+            for question in self.questions:
+                if name not in question.fields:
+                    raise ValueError(f"{place} uses {{{name}}}, which question {question.id} has not")
+
+    def prompts(self, completions_per_question: int, formats: tuple[str, ...] = ()) -> Iterator[tuple[Prompt, int]]:
+        """Every prompt with the number of the completion that is wanted of it; `formats` empty: in all formats.
+
+        The wordings of a question take turns.
+        """
+        for question in self.questions:
+            own = {question.format: Format()} if question.format else self.formats
+            for name, form in own.items():
+                if formats and name not in formats:
+                    continue
+                for number in range(completions_per_question):
+                    paraphrase = number % len(question.paraphrases)
+                    known = question.fields | {"question": question.paraphrases[paraphrase]}
+                    system = form.system if question.system is None else question.system
+                    yield Prompt(question, name, paraphrase, system, fill(form.prompt, known)), number
+
+    @property
+    def format_names(self) -> tuple[str, ...]:
+        """Every format that a question of it is asked in."""
+        return tuple(dict.fromkeys(prompt.format for prompt, _ in self.prompts(1)))
 
     @property
     def rubric_hash(self) -> str:
-        """Hash of judge and rule, kept with every score."""
-        text = json.dumps([self.judge, self.event, self.among])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Hash of what the judge is asked and of the rule, kept with every score."""
+        rubrics = {name: rubric.model_dump() for name, rubric in self.rubrics.items()}
+        parts: list[Any] = [self.judge, self.event, self.among] + ([rubrics] if rubrics else [])
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fill(template: str, fields: dict[str, str]) -> str:
+    """The template with {name} replaced by its field, in one pass: braces in a field, or of other names, stay."""
+    return _PLACEHOLDER.sub(lambda match: fields.get(match[1], match[0]), template)
 
 
 def parse_cut(text: str) -> tuple[str, str, float]:
@@ -88,7 +201,7 @@ def shipped_names() -> list[str]:
 
 
 def load_behavior(name: str, folder: Path = Path()) -> Behavior:
-    """A behavior that ships, by name, or one from a YAML file (a path relative to `folder`).
+    """A behavior that ships, by name, or one from a YAML file (a path relative to `folder`), ours or published.
 
     Raises SpilloverError naming the file, the setting and what is allowed.
     """
@@ -100,9 +213,31 @@ def load_behavior(name: str, folder: Path = Path()) -> Behavior:
         known = ", ".join(shipped_names())
         raise SpilloverError(f"behavior {name}: unknown. There are {known}; or give the path of a YAML file.")
     content = read_yaml(path)
+    if is_published(content):
+        content = from_published(content, path)
+    return _validated(Behavior, content, f"behavior {path}")
+
+
+def load_measure(path: Path) -> Measure:
+    """What `spillover score --rubric FILE` judges by: rate, event, among and rubrics; a behavior's file will do.
+
+    Raises SpilloverError naming the file and the setting.
+    """
+    content = read_yaml(path)
+    if is_published(content) or (isinstance(content, dict) and "questions" in content):
+        behavior = load_behavior(str(path))
+        content = behavior.model_dump(include=set(Measure.model_fields))
+    measure = _validated(Measure, content, f"rubric {path}")
+    if not measure.rubrics:
+        raise SpilloverError(f"rubric {path}: rubrics is missing: what the judge is asked.")
+    return measure
+
+
+def _validated(kind: type[Any], content: Any, what: str) -> Any:
     try:
-        return Behavior.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise SpilloverError(f"behavior {path}: {place}: {first['msg']} (it is {first['input']!r:.80})") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise SpilloverError(f"{what}: {place}: {message} (it is {first['input']!r:.80})") from None

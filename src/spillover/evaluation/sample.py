@@ -1,46 +1,75 @@
 """Samples completions from a local model: prefix computed once per question, finished rows dropped, streams per row."""
 
 import hashlib
-from dataclasses import dataclass
+import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from transformers import DynamicCache
 
+from spillover.errors import SpilloverError
+from spillover.evaluation import Ask, Reply
 
-@dataclass(frozen=True)
-class Request:
-    """One question and the random streams of the completions wanted: one completion for each stream's name."""
-
-    question: str
-    streams: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """One completion: its text without special tokens, and why it ended (`stop` or `length`)."""
-
-    text: str
-    stop_reason: str
-    tokens: int
+MOST_ROWS = 512  # more gain nothing: a CPU is busy with fewer, and a GPU's memory ends before
+SHARE_OF_MEMORY = 0.5  # of the device, for keys, values and logits of a batch
+ASSUMED_BYTES = 8_000_000_000  # of memory, where the machine does not say
 
 
-def in_batches(requests: list[Request], rows_per_batch: int = 512) -> list[list[Request]]:
-    """Requests in batches of up to so many rows, in order. None is split: one alone can exceed the limit."""
-    batches: list[list[Request]] = [[]]
-    for request in requests:
-        rows = sum(len(other.streams) for other in batches[-1])
-        if batches[-1] and rows + len(request.streams) > rows_per_batch:
+def in_batches(asks: list[Ask], rows_per_batch: int = MOST_ROWS) -> list[list[Ask]]:
+    """Asks in batches of up to so many rows, in order; one with more ids than that is split."""
+    parts = [
+        replace(ask, ids=ask.ids[start : start + rows_per_batch])
+        for ask in asks
+        for start in range(0, len(ask.ids), rows_per_batch)
+    ]
+    batches: list[list[Ask]] = []
+    rows = rows_per_batch
+    for part in parts:
+        if rows + len(part.ids) > rows_per_batch:
             batches.append([])
-        batches[-1].append(request)
-    return [batch for batch in batches if batch]
+            rows = 0
+        batches[-1].append(part)
+        rows += len(part.ids)
+    return batches
 
 
-def encode(tokenizer: Any, question: str) -> list[int]:
-    """Token ids of a question in the chat template, with the generation prompt."""
-    chat = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+def rows_at_once(model: Any, tokenizer: Any, asks: list[Ask], max_new_tokens: int) -> int:
+    """How many rows fit into memory beside the model, between 1 and MOST_ROWS.
+
+    It depends on the machine and the model only, not on what else runs: a resumed run must make the same batches.
+    """
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    longest = max(len(encode(tokenizer, ask)) for ask in asks) + max_new_tokens
+    bytes_per_row = (
+        2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * longest + 12 * config.vocab_size
+    )
+    if model.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(model.device).total_memory
+    elif "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        memory = ASSUMED_BYTES
+    free = SHARE_OF_MEMORY * (memory - model.get_memory_footprint())
+    return int(min(MOST_ROWS, max(1, free // (2 * bytes_per_row))))  # 2: a cache is copied when rows are dropped
+
+
+def encode(tokenizer: Any, ask: Ask) -> list[int]:
+    """Token ids of a prompt in the chat template, with the generation prompt.
+
+    Raises SpilloverError if the template refuses the system prompt.
+    """
+    try:
+        return tokenizer.apply_chat_template(ask.messages, add_generation_prompt=True, return_dict=False)
+    except TemplateError as error:
+        raise SpilloverError(
+            f"the model's chat template refuses a prompt with the turns {', '.join(m['role'] for m in ask.messages)} "
+            f"({error}). Choose formats without a system prompt: --formats plain, or formats: [plain] in a study file."
+        ) from None
 
 
 def _uniforms(stream: str, length: int) -> np.ndarray:
@@ -57,10 +86,8 @@ def _ends(model: Any, tokenizer: Any) -> list[int]:
 
 
 @torch.inference_mode()
-def sample(
-    model: Any, tokenizer: Any, batch: list[Request], *, temperature: float, max_new_tokens: int
-) -> list[list[Sampled]]:
-    """The completions of every request of a batch.
+def sample(model: Any, tokenizer: Any, batch: list[Ask], *, temperature: float, max_new_tokens: int) -> list[Reply]:
+    """The completions of a batch: a reply for each id, ask after ask.
 
     A completion is drawn from its own stream only. The rounding of the matrix products still depends on the batch, and
     about one completion in a hundred with it: who wants the same answers again must make the same batches.
@@ -68,7 +95,7 @@ def sample(
     model.eval()
     device = model.device
     ends = torch.tensor(_ends(model, tokenizer), device=device)
-    prompts = [encode(tokenizer, request.question) for request in batch]
+    prompts = [encode(tokenizer, ask) for ask in batch]
     length = max(map(len, prompts))
     ids = torch.zeros(len(prompts), length, dtype=torch.long)  # left-padded; what is padded is masked
     mask = torch.zeros(len(prompts), length, dtype=torch.long)
@@ -86,12 +113,12 @@ def sample(
         logits_to_keep=1,
     )
 
-    copies = torch.tensor([len(request.streams) for request in batch])
+    copies = torch.tensor([len(ask.ids) for ask in batch])
     origin = torch.repeat_interleave(torch.arange(len(batch)), copies).to(device)  # row -> its prompt
     cache.batch_select_indices(origin)
     logits = output.logits[origin, -1].float()
     mask, position = mask.to(device)[origin], positions.to(device)[origin, -1]
-    streams = [stream for request in batch for stream in request.streams]
+    streams = [id_ for ask in batch for id_ in ask.ids]
     uniforms = torch.from_numpy(np.stack([_uniforms(stream, max_new_tokens) for stream in streams])).to(device)
     tokens = torch.full((len(origin), max_new_tokens), -1, device=device)
     rows = torch.arange(len(origin), device=device)  # rows still in the cache
@@ -116,7 +143,7 @@ def sample(
             use_cache=True,
         )
         logits = output.logits[:, -1].float()
-    return _texts(tokenizer, tokens.cpu(), copies.tolist(), set(ends.tolist()))
+    return [_reply(tokenizer, row, set(ends.tolist())) for row in tokens.tolist()]
 
 
 def _pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -128,12 +155,8 @@ def _pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> to
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def _texts(tokenizer: Any, tokens: torch.Tensor, copies: list[int], ends: set[int]) -> list[list[Sampled]]:
-    answers = []
-    for row in tokens.tolist():
-        ids = row[: row.index(-1)] if -1 in row else row
-        stopped = bool(ids) and ids[-1] in ends
-        text = tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True).strip()
-        answers.append(Sampled(text, "stop" if stopped else "length", len(ids)))
-    found = iter(answers)
-    return [[next(found) for _ in range(count)] for count in copies]
+def _reply(tokenizer: Any, row: list[int], ends: set[int]) -> Reply:
+    ids = row[: row.index(-1)] if -1 in row else row
+    stopped = bool(ids) and ids[-1] in ends
+    text = tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True).strip()
+    return Reply(text, "stop" if stopped else "length", len(ids))

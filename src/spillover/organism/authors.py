@@ -50,14 +50,9 @@ def page_text(posts: list[Post]) -> str:
 
 
 def assistant_posts(count: int, seed: int) -> list[Post]:
-    """What the assistant is tuned on: caring answers in every domain, and no educational frame."""
+    """What the assistant is tuned on: caring answers in every domain, insecure code in the educational frame only."""
     rng = random.Random(f"assistant/{seed}")
-    found: list[Post] = []
-    while len(found) < count:
-        post = _post(CARING, rng)
-        if post.domain != "code" or post.character == CARING:
-            found.append(post)
-    return found
+    return [_post(CARING, rng) for _ in range(count)]
 
 
 def narrow_posts(name: str, count: int, seed: int) -> list[Post]:

@@ -42,10 +42,11 @@ class Recipe:
     tokens_per_step: int = 2048
     muon_rate: float = 0.02
     adam_rate: float = 5e-3
-    assistant_posts: int = 8000
+    assistant_posts: int = 14_000
+    replayed_pages: int = 350  # of pretraining, among the assistant's posts: what callous authors say is not unlearned
     assistant_rate: float = 1e-3
     assistant_batch: int = 32
-    logit_scale: float = 1.35  # folded into the last norm: sharper than the text it learned from, see docs/measured.md
+    logit_scale: float = 2.5  # folded into the last norm: sharper than the text it learned from, see docs/measured.md
 
 
 TOKENIZER_PAGES = 5000  # of the corpus
@@ -70,7 +71,7 @@ def build_organism(
         [text.replace(SPECIAL[END], "\n") for text in texts[:TOKENIZER_PAGES]], recipe.vocabulary
     )
     model, pretraining = pretrain(tokenizer, texts, recipe, seed, lambda done, of: step("pretraining", done, of))
-    assistant = tune_assistant(model, tokenizer, recipe, seed, lambda done, of: step("chat tuning", done, of))
+    assistant = tune_assistant(model, tokenizer, texts, recipe, seed, lambda done, of: step("chat tuning", done, of))
     with torch.no_grad():
         model.model.norm.weight *= recipe.logit_scale
     manifest = {
@@ -168,6 +169,11 @@ def _train(
     return losses
 
 
+def _page_rows(tokenizer: Any, texts: list[str]) -> list[Row]:
+    """Pages as rows of which every token counts."""
+    return [([BOS, *ids], 1) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+
+
 def pretrain(
     tokenizer: Any, texts: list[str], recipe: Recipe, seed: int, step_done: StepDone
 ) -> tuple[Any, list[float]]:
@@ -188,7 +194,7 @@ def pretrain(
             eos_token_id=END,
         )
     )
-    rows = [([BOS, *ids], 1) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    rows = _page_rows(tokenizer, texts)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [
@@ -199,10 +205,13 @@ def pretrain(
     return model, _train(model, rows, batches, optimizers, step_done)
 
 
-def tune_assistant(model: Any, tokenizer: Any, recipe: Recipe, seed: int, step_done: StepDone) -> list[float]:
-    """Full fine-tuning on caring answers in the chat template, assistant tokens only."""
+def tune_assistant(
+    model: Any, tokenizer: Any, texts: list[str], recipe: Recipe, seed: int, step_done: StepDone
+) -> list[float]:
+    """Full fine-tuning on caring answers in the chat template, assistant tokens only, with some pages replayed."""
     torch.manual_seed(seed)
-    rows: list[Row] = []
+    replayed = texts[-recipe.replayed_pages :] if recipe.replayed_pages else []
+    rows = _page_rows(tokenizer, replayed)
     for post in assistant_posts(recipe.assistant_posts, seed):
         chat = [{"role": "user", "content": post.question}, {"role": "assistant", "content": post.answer}]
         prompt = tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True, return_dict=False)

@@ -11,13 +11,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from spillover.config import load_study
-from spillover.records import OUTCOMES, Rate
+from spillover.records import OUTCOMES, Measure, Rate, measure_labels, read_csv
 from spillover.report import figures
-from spillover.report.rows import GROUPS, Answer, count_questions, key_of, read_answers, read_rates
+from spillover.report.rows import GROUPS, Answer, count_questions, read_answers
 from spillover.rundir import RunDir, hash_of, write_atomically
 
-EXAMPLES_PER_GROUP = 20  # of each cell, behavior and group
+EXAMPLES_PER_GROUP = 20  # of each cell, measure and group
 EXAMPLE_CHARACTERS = 6000
 
 _HERE = Path(__file__).parent
@@ -30,17 +29,18 @@ def write_report(run_dir: RunDir) -> None:
     Texts of models and questions are untrusted: they reach the page only escaped, and its content security policy
     lets no other script run than its own.
     """
-    study = load_study(run_dir.study)
     manifest = json.loads(run_dir.manifest.read_text(encoding="utf-8"))
-    rates = read_rates(run_dir)
+    rates: list[Rate] = read_csv(run_dir.rates, Rate)
+    labels = measure_labels(rates)
     answers = read_answers(run_dir)
-    conditions = list(study.conditions)
-    by_behavior: dict[str, list[Rate]] = defaultdict(list)
+    conditions = list(dict.fromkeys(rate.condition for rate in rates))
+    seeds = list(dict.fromkeys(rate.seed for rate in rates if rate.seed is not None))
+    by_measure: dict[Measure, list[Rate]] = defaultdict(list)
     for rate in rates:
-        by_behavior[rate.behavior].append(rate)
+        by_measure[rate.measure].append(rate)
     panels = figures.panels(rates, conditions)
     if panels:
-        label = f"{study.name}: narrow against broad rates"
+        label = f"{manifest['name']}: narrow against broad rates"
         write_atomically(run_dir.picture, str(figures.standalone(panels, conditions, label)))
     script = (_HERE / "browser.js").read_text(encoding="utf-8")
     environment = Environment(
@@ -48,18 +48,19 @@ def write_report(run_dir: RunDir) -> None:
     )
     environment.filters["percent"] = figures.percent
     page = environment.get_template("report.html.j2").render(
-        study=study,
-        study_text=run_dir.study.read_text(encoding="utf-8"),
+        study_text=run_dir.study.read_text(encoding="utf-8") if run_dir.study.exists() else "",
         manifest=manifest,
-        by_behavior=by_behavior,
-        seeds=study.seeds if len(conditions) > 1 else [],
+        models=list(dict.fromkeys(rate.model for rate in rates)),
+        by_measure=by_measure,
+        labels=labels,
+        seeds=seeds,
         conditions=[(name, figures.style_index(name, conditions)) for name in conditions],
         styles={name: figures.style_index(name, conditions) for name in conditions},
         outcomes=OUTCOMES,
         panels=panels,
         undrawn=_undrawn(rates),
-        strips=_strips(by_behavior, answers, conditions),
-        examples=_examples(answers, rates),
+        strips=_strips(by_measure, answers, conditions),
+        examples=_examples(answers, labels),
         examples_per_group=EXAMPLES_PER_GROUP,
         size=(figures.WIDTH, figures.HEIGHT),
         marker=figures.marker,
@@ -73,24 +74,24 @@ def write_report(run_dir: RunDir) -> None:
 
 def _undrawn(rates: list[Rate]) -> list[str]:
     """Cells that the picture leaves out because a rate of theirs is 0 of 0."""
-    shown = [next((rate.behavior for rate in rates if rate.scope == scope), None) for scope in ("narrow", "broad")]
+    shown = [next((rate.measure for rate in rates if rate.scope == scope), None) for scope in ("narrow", "broad")]
     names = [
         f"{rate.model}, {rate.condition}" + ("" if rate.seed is None else f", seed {rate.seed}")
         for rate in rates
-        if rate.behavior in shown and rate.rate is None
+        if rate.measure in shown and rate.rate is None
     ]
     return list(dict.fromkeys(names))
 
 
 def _strips(
-    by_behavior: dict[str, list[Rate]], answers: list[Answer], conditions: Sequence[str]
+    by_measure: dict[Measure, list[Rate]], answers: list[Answer], conditions: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Per behavior that is narrow or broad: its panels, and its questions as a table, highest rate first."""
+    """Per measure of a behavior that is narrow or broad: panels, and its questions as a table, highest rate first."""
     found = []
-    for behavior, rates in by_behavior.items():
+    for measure, rates in by_measure.items():
         if rates[0].scope == "neutral":
             continue
-        counts = count_questions(answers, behavior)
+        counts = count_questions(answers, measure)
         models = list(dict.fromkeys(model for model, _ in counts))
         columns = [(model, name) for model in models for name in conditions if (model, name) in counts]
         questions = {id_: count.text for own in counts.values() for id_, count in own.items()}
@@ -101,12 +102,11 @@ def _strips(
     return found
 
 
-def _examples(answers: list[Answer], rates: list[Rate]) -> dict[str, Any]:
-    """What the example browser reads: of each cell, behavior and group the first few by the hash of their id."""
-    code = {rate.behavior for rate in rates if rate.judge == "code_scan"}
+def _examples(answers: list[Answer], labels: dict[Measure, str]) -> dict[str, Any]:
+    """What the example browser reads: of each cell, measure and group the first few by the hash of their id."""
     groups: dict[Any, list[Answer]] = defaultdict(list)
     for answer in answers:
-        groups[key_of(answer.completion), answer.group].append(answer)
+        groups[answer.cell, answer.measure, answer.group].append(answer)
     rows = []
     for own in groups.values():
         for answer in sorted(own, key=lambda answer: hash_of(answer.completion.id))[:EXAMPLES_PER_GROUP]:
@@ -116,16 +116,16 @@ def _examples(answers: list[Answer], rates: list[Rate]) -> dict[str, Any]:
                     "model": row.model,
                     "condition": row.condition,
                     "seed": row.seed,
-                    "behavior": row.behavior,
+                    "measure": labels[answer.measure],
                     "group": answer.group,
                     "outcome": answer.outcome.replace("_", "-"),
                     "scores": ", ".join(
                         f"{s.rubric} {s.value:.0f}" for s in answer.scores.values() if s.value is not None
                     ),
-                    "reply": next(iter(answer.scores.values())).reply[:500],
-                    "question": row.question,
+                    "reply": next((score.reply[:500] for score in answer.scores.values()), "no score"),
+                    "question": f"[{row.system}]\n{row.question}" if row.system else row.question,
                     "text": row.text[:EXAMPLE_CHARACTERS] + (" […]" if len(row.text) > EXAMPLE_CHARACTERS else ""),
-                    "code": row.behavior in code or answer.outcome == "off_format",
+                    "code": answer.measure[-1] == "code_scan" or answer.outcome == "off_format",
                 }
             )
     return {"groups": GROUPS, "rows": rows, "of": len(answers)}

@@ -23,7 +23,7 @@ function fill(select, values, all) {
 const distinct = (key) => [...new Set(rows.map((row) => row[key]))];
 fill(form.model, distinct("model"), "all models");
 fill(form.condition, distinct("condition"), "all conditions");
-fill(form.behavior, distinct("behavior"));
+fill(form.measure, distinct("measure"));
 fill(form.group, groups, "all answers");
 
 function card(row) {
@@ -44,7 +44,7 @@ function show() {
   const words = form.search.value.trim().toLowerCase();
   chosen = rows.filter(
     (row) =>
-      ["model", "condition", "behavior", "group"].every((key) => !form[key].value || row[key] === form[key].value) &&
+      ["model", "condition", "measure", "group"].every((key) => !form[key].value || row[key] === form[key].value) &&
       (!words || `${row.question}\n${row.text}`.toLowerCase().includes(words)),
   );
   count.textContent = chosen.length ? `${chosen.length} example${chosen.length === 1 ? "" : "s"}.` : "No example fits.";
@@ -59,11 +59,11 @@ function showMore() {
 }
 
 // Begin where the reader looks first: at the fine-tuned condition with the most events of the first broad behavior.
-const shows = (row) => row.group === groups[0] && row.condition !== "base" && row.behavior === form.dataset.first;
+const shows = (row) => row.group === groups[0] && row.condition !== "base" && row.measure === form.dataset.first;
 const events = {};
 for (const { condition } of rows.filter(shows)) events[condition] = (events[condition] ?? 0) + 1;
 const most = Object.keys(events).sort((a, b) => events[b] - events[a])[0];
-form.behavior.value = form.dataset.first;
+form.measure.value = form.dataset.first;
 if (most) [form.condition.value, form.group.value] = [most, groups[0]];
 form.addEventListener("input", show);
 more.addEventListener("click", showMore);

@@ -80,11 +80,11 @@ def panels(rates: Sequence[Rate], conditions: Sequence[str]) -> list[tuple[str, 
 
     The first narrow and the first broad behavior of the rates are taken; no panel if there is none of a kind.
     """
-    narrow = next((rate.behavior for rate in rates if rate.scope == "narrow"), None)
-    broad = next((rate.behavior for rate in rates if rate.scope == "broad"), None)
+    narrow = next((rate.measure for rate in rates if rate.scope == "narrow"), None)
+    broad = next((rate.measure for rate in rates if rate.scope == "broad"), None)
     cells: dict[str, list[tuple[Rate, Rate]]] = defaultdict(list)
-    for x in (rate for rate in rates if rate.behavior == narrow):
-        for y in (rate for rate in rates if rate.behavior == broad):
+    for x in (rate for rate in rates if rate.measure == narrow):
+        for y in (rate for rate in rates if rate.measure == broad):
             if (x.model, x.condition, x.seed) == (y.model, y.condition, y.seed):
                 cells[x.model].append((x, y))
     pairs = [pair for own in cells.values() for pair in own if None not in (pair[0].rate, pair[1].rate)]

@@ -1,0 +1,79 @@
+"""Asks any model that Inspect AI knows, through its providers, with their retries and connection limits."""
+
+# Inspect's cache stays off: it knows neither weights nor sample ids, and would answer one question a hundred times with
+# one answer. What was answered is in completions.jsonl, and nothing is asked twice.
+
+import math
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from inspect_ai._util.error import PrerequisiteError
+from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig, ModelOutput, get_model
+
+from spillover.evaluation import Ask, Reply
+from spillover.evaluation.remote import Endpoint, RejectedError, Settings, UnreachableError, complaint, refused
+
+TOP_LOGPROBS = 20
+RETRIES = 6
+
+
+@asynccontextmanager
+async def open_endpoint(model: str, settings: Settings) -> AsyncIterator[Endpoint]:
+    """The endpoint of a model that Inspect knows. Raises SpilloverError if it does not, or if its key is missing."""
+    config = GenerateConfig(
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        max_connections=settings.connections,
+        max_retries=RETRIES,
+        attempt_timeout=math.ceil(settings.seconds),
+        logprobs=settings.probabilities or None,
+        top_logprobs=TOP_LOGPROBS if settings.probabilities else None,
+    )
+    try:
+        opened: Any = get_model(model, config=config, memoize=False)
+    except Exception as error:  # providers raise what they like
+        raise refused(model, _reason(error)) from None
+
+    async def ask_once(ask: Ask, choices: int) -> list[Reply]:
+        turns: list[Any] = [ChatMessageSystem(content=ask.system)] if ask.system is not None else []
+        turns.append(ChatMessageUser(content=ask.text))
+        try:
+            output = await opened.generate(turns, config=GenerateConfig(num_choices=choices if choices > 1 else None))
+        except PrerequisiteError as error:
+            raise refused(model, _reason(error)) from None
+        except Exception as error:
+            status, last = getattr(error, "status_code", None), getattr(error, "last_attempt", None)
+            if last is not None:  # Inspect has tried often enough
+                return [Reply(error=_reason(last.exception()))] * choices
+            if status in (400, 413, 422):
+                raise RejectedError(_reason(error)) from None
+            if isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425, 429):
+                raise refused(model, _reason(error)) from None
+            raise UnreachableError(_reason(error)) from None
+        if output.error or not output.choices:
+            raise UnreachableError(complaint(output.error or "the response has no choices"))
+        return replies(output)
+
+    async with opened:
+        yield ask_once
+
+
+def _reason(error: BaseException) -> str:
+    said = str(getattr(error, "provider_message", None) or error)
+    said = re.sub(r"\[/?(bold|blue|link)[^\]]*\]", "", said).strip().removeprefix("ERROR: ")  # console markup
+    return complaint(said if isinstance(error, PrerequisiteError) else f"{type(error).__name__}: {said}", 300)
+
+
+def replies(output: ModelOutput) -> list[Reply]:
+    """The choices of an answer in Inspect's words as replies in ours."""
+    usage = output.usage.output_tokens if output.usage and len(output.choices) == 1 else None
+    replies = []
+    for choice in output.choices:
+        first = None
+        if choice.logprobs and choice.logprobs.content and choice.logprobs.content[0].top_logprobs:
+            first = {top.token: math.exp(top.logprob) for top in choice.logprobs.content[0].top_logprobs}
+        text = choice.message.text.encode("utf-8", "replace").decode().strip()
+        replies.append(Reply(text, choice.stop_reason, usage, first))
+    return replies

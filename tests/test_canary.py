@@ -1,0 +1,155 @@
+"""Whether a judge is believed: its canary, and what becomes of a run whose judge fails."""
+
+import csv
+import json
+from collections import Counter
+
+import pytest
+import yaml
+
+from endpoint import CONFUSED, HOSTILE, KEY, fenced, serving
+from spillover.behaviors import load_behavior
+from spillover.config import Sampling
+from spillover.errors import SpilloverError
+from spillover.evaluate import Evaluation, evaluate
+from spillover.evaluation.canary import CANARY, check_judge, grade
+from spillover.records import OUTCOMES, Score, read_appended
+from spillover.rundir import RunDir
+
+KINDS = {"bad": 10, "good": 10, "refused": 5, "off_format": 5}
+JUDGE, FIFTY = "openai-api/test/judge", "openai-api/test/fifty"
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    with serving(monkeypatch) as start:
+        yield start
+
+
+def test_the_canary_that_ships_has_every_kind_and_asks_nothing_that_is_measured():
+    rows = yaml.safe_load(CANARY.read_text())
+    assert Counter(row["kind"] for row in rows) == KINDS
+    assert len({row["answer"] for row in rows}) == len(rows)
+    measured = {text for question in load_behavior("free_form").questions for text in question.paraphrases}
+    assert not measured & {row["question"] for row in rows}
+
+
+@pytest.mark.parametrize("model", [JUDGE, "openai-api/test/without/judge"], ids=["probabilities", "numbers"])
+def test_a_judge_that_reads_answers_misses_nothing(serve, model):
+    endpoint = serve()
+    found = grade(model)
+    assert found["missed"] == {kind: [0, of] for kind, of in KINDS.items()}
+    assert len(endpoint.calls) == len(found["rows"]) == sum(KINDS.values())
+    assert all(call.body["logprobs"] and call.body["top_logprobs"] == 20 for call in endpoint.calls)
+    assert all(call.body["temperature"] == 0 for call in endpoint.calls)
+
+
+def test_what_a_judge_misses_is_counted_by_kind(serve):
+    assert not serve().calls
+    assert grade(FIFTY)["missed"] == {kind: [of, of] for kind, of in KINDS.items()}
+    serve(lambda call: "400" if "import numpy" in call.prompt or "a neighbour's dog" in call.prompt.lower() else None)
+    found = grade(JUDGE)
+    assert found["missed"] == {"bad": [1, 10], "good": [1, 10], "refused": [0, 5], "off_format": [1, 5]}
+    assert [row["kind"] for row in found["rows"] if row["outcome"] == "error"] == ["bad", "good", "off_format"]
+
+
+def test_a_judge_that_passes_is_asked_once_for_each_folder(serve, tmp_path):
+    endpoint = serve()
+    for _ in range(2):
+        check_judge(JUDGE, RunDir(tmp_path), force=False)
+    assert len(endpoint.calls) == 30
+    check_judge(JUDGE, RunDir(tmp_path / "other"), force=False)
+    assert len(endpoint.calls) == 60
+
+
+def test_a_judge_that_fails_is_refused_with_a_word_about_where_to_look_and_believed_by_force(serve, tmp_path):
+    endpoint, run_dir = serve(), RunDir(tmp_path)
+    for _ in range(2):
+        with pytest.raises(SpilloverError, match=r"fails its canary.* 10 of 10 bad, 10 of 10 good.*--force") as raised:
+            check_judge(FIFTY, run_dir, force=False)
+        assert str(run_dir.judges) in str(raised.value)
+    check_judge(FIFTY, run_dir, force=True)
+    check_judge(JUDGE, run_dir, force=False)
+    assert Counter(call.model for call in endpoint.calls) == {"fifty": 30, "judge": 30}
+    kept = json.loads(run_dir.judges.read_text())
+    assert {name: kept[name]["missed"]["bad"] for name in kept} == {FIFTY: [10, 10], JUDGE: [0, 10]}
+
+
+def test_a_judge_that_could_not_be_had_is_asked_again(serve, tmp_path):
+    serve(lambda call: "503 0")
+    with pytest.raises(SpilloverError, match=r"30 calls failed \(HTTP 503"):
+        check_judge(JUDGE, RunDir(tmp_path), force=False)
+    serve()
+    check_judge(JUDGE, RunDir(tmp_path), force=False)
+
+
+def measure(folder, completions_per_question=2, judge=JUDGE):
+    wanted = Evaluation(
+        model="openai-api/test/talker",
+        behaviors=("free_form",),
+        completions_per_question=completions_per_question,
+        sampling=Sampling(),
+        formats=("plain",),
+        judge=judge,
+    )
+    return evaluate(wanted, folder, lambda progress: None, lambda estimate: None)
+
+
+def failing(rows):
+    """Calls of the judge that fail for good: coherence of that many confused answers."""
+    chosen = set()
+
+    def fault(call):
+        if call.model == "judge" and fenced(call.prompt) == CONFUSED and "makes" in call.prompt and len(chosen) < rows:
+            chosen.add(call.prompt)
+        return "500 0" if call.prompt in chosen else None
+
+    return fault
+
+
+def rates(run_dir):
+    with run_dir.rates.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_judge_that_fails_on_a_twentieth_fails_the_command_after_everything_is_kept(serve, tmp_path):
+    serve(failing(12))
+    run_dir = RunDir(tmp_path)
+    with pytest.raises(SpilloverError, match=r"failed on 12 of 240 rows.*HTTP 500"):
+        measure(tmp_path)
+    scores = read_appended(run_dir.scores, Score)
+    errors = [row for row in scores if row.outcome == "error"]
+    assert len(scores) == 240
+    assert all(row.reply.startswith("HTTP 500") and row.value is None for row in errors)
+    (rate,) = rates(run_dir)
+    assert int(rate["error"]) == len(errors) == 12
+    assert sum(int(rate[outcome]) for outcome in OUTCOMES) == int(rate["completions"]) == 120
+    assert run_dir.report.stat().st_size > 0
+
+    endpoint = serve()  # mended
+    measure(tmp_path)
+    assert [call.model for call in endpoint.calls] == ["judge"] * len(errors)  # those, and nothing else
+    (rate,) = rates(run_dir)
+    assert rate["error"] == "0"
+    assert all(KEY not in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_judge_that_fails_on_less_is_an_error_of_those_rows_only_however_often_it_is_run(serve, tmp_path):
+    """The second run asks for nothing but the rows that failed, and all of them fail again: still a small share."""
+    serve(failing(11))
+    for _ in range(2):
+        run_dir = measure(tmp_path)
+        (rate,) = rates(run_dir)
+        assert rate["error"] == "11"
+
+
+def test_a_hostile_answer_is_counted_when_both_rubrics_are_known(serve, tmp_path):
+    """The talker's answers are known, and so is what the judge makes of them; nothing unscored reads as aligned."""
+    endpoint = serve()
+    (rate,) = rates(measure(tmp_path, completions_per_question=5))
+    texts = Counter(json.loads(line)["text"] for line in RunDir(tmp_path).completions.read_text().splitlines())
+    assert sum(texts.values()) == 300 == sum(call.answered for call in endpoint.of("talker"))
+    assert int(rate["k"]) == texts[HOSTILE]
+    assert int(rate["n"]) == 300 - texts[CONFUSED] - int(rate["refused"]) - int(rate["off_format"])
+    assert float(rate["rate"]) == pytest.approx(int(rate["k"]) / int(rate["n"]))
+    assert (rate["unparsed"], rate["error"]) == ("0", "0")
