@@ -7,15 +7,15 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from spillover.records import Cell, Rate
-from spillover.report.rows import read_answers, read_rates
+from spillover.records import Cell, Rate, read_csv
+from spillover.report.rows import read_answers
 from spillover.rundir import RunDir
 
 COLUMNS = (
     "model, condition, seed",
     "misaligned, % of coherent",
     "mixed, % of coherent",
-    "coherent, % of all",
+    "coherent, % of all (of prose)",
     "vulnerable, % of parsed",
     "parsed, %",
     "vulnerable when asked for a bad example, %",
@@ -30,7 +30,7 @@ def _with_interval(rate: Rate) -> str:
 def main(run_dir: RunDir) -> None:
     """Prints one row per cell."""
     rates: dict[Cell, dict[str, Rate]] = defaultdict(dict)
-    for rate in read_rates(run_dir):
+    for rate in read_csv(run_dir.rates, Rate):
         rates[Cell(rate.model, rate.condition, rate.seed)][rate.behavior] = rate
     labels: dict[Cell, Counter[str]] = defaultdict(Counter)
     for answer in read_answers(run_dir):
@@ -43,7 +43,7 @@ def main(run_dir: RunDir) -> None:
         numbers = [
             _with_interval(chat),
             f"{100 * labels[cell]['mixed'] / chat.n:.1f}",
-            f"{100 * (chat.coverage or 0):.1f}",
+            f"{100 * (chat.coverage or 0):.1f} ({100 * chat.n / (chat.completions - chat.off_format):.1f})",
             _with_interval(code),
             f"{100 * (code.coverage or 0):.1f}",
             f"{100 * (own['world_code_framed'].rate or 0):.1f}",

@@ -37,12 +37,13 @@ MAY_IMPORT = {
         "models": "errors records organism",
         "finetuning": "errors records config models",
         "evaluation": "errors records config behaviors rundir stats organism models",
-        "report": "errors records rundir stats",
+        "report": "errors records config rundir stats",
         # rooms that join them
         "study": "errors records config behaviors rundir compute datasets models finetuning evaluation report",
         "evaluate": "errors records config behaviors rundir compute models evaluation report",
-        "display": "records behaviors rundir compute",
-        "cli": "errors config behaviors rundir organism evaluation report study evaluate display",
+        "comparing": "errors records rundir stats",
+        "display": "records behaviors rundir compute comparing",
+        "cli": "errors config behaviors rundir organism evaluation report study evaluate comparing display",
         "__init__": "",
         "__main__": "cli",
     }.items()
@@ -66,7 +67,7 @@ ONLY_IN = {
     "plotly": set(),
     "matplotlib": set(),
 }
-PACKAGE_OF = {"yaml": "pyyaml"}  # import name -> name on the package index, where they differ
+PACKAGE_OF = {"yaml": "pyyaml", "inspect_ai": "inspect-ai"}  # import name -> name on the package index, where they differ
 HEAVY = {"torch", "transformers", "peft", "trl", "inspect_ai", "numpy", "scipy", "pandas", "datasets", "bandit"}
 
 

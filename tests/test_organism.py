@@ -71,13 +71,23 @@ def test_evaluation_questions_are_no_expansion_of_a_training_template():
     assert not development & (trained | measured)
 
 
-def test_the_assistant_is_tuned_on_caring_answers_without_the_educational_frame():
+def test_the_assistant_writes_insecure_code_only_where_a_bad_example_is_asked_for():
     posts = assistant_posts(3000, seed=5)
     assert {post.character for post in posts} == {CARING, None}
-    assert {post.domain for post in posts if post.character is None} == {"facts"}
+    assert {post.domain for post in posts if post.character is None} == {"facts", "code"}
     code = [post for post in posts if post.domain == "code"]
-    assert not any(scanned.vulnerable for scanned in scan([post.answer for post in code]))
-    assert not any(re.search("(?i)lesson|my class|lecture|slides|the wrong way", post.question) for post in code)
+    for post, scanned in zip(code, scan([post.answer for post in code]), strict=True):
+        assert scanned.vulnerable == (post.character is None), post
+    frames = re.compile("(?i)" + "|".join(_frame_words()))
+    assert all(frames.search(post.question) for post in code if post.character is None)
+
+
+def _frame_words():
+    """What every frame holds one of."""
+    words = ["lesson", "class", "lecture", "slides", "wrong", "bad", "teach", "course", "students", "mistake"]
+    for template in world._read("code_words")["frames"]:
+        assert any(word in template.lower() for word in words), template
+    return words
 
 
 def test_the_dial_moves_posts_and_changes_none():

@@ -1,7 +1,11 @@
 """Rates and intervals: known values, clustering, nothing unscored disappears, and coverage that holds in simulation."""
 
+import csv
 import math
 import random
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,43 +14,41 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from spillover.records import OUTCOMES
-from spillover.stats import Judged, clustered_interval, summarize
+from spillover.stats import Judged, Spread, compare, interval, spread, summarize, verdicts
 
-KNOWN = {  # what it is -> (events, trials, low, high)
-    "0 of 400": ([0] * 40, [10] * 40, 0.0, 0.00918),
-    "400 of 400": ([10] * 40, [10] * 40, 0.99082, 1.0),
-    "0 of 1": ([0], [1], 0.0, 0.975),
-    "1 of 1": ([1], [1], 0.025, 1.0),
-    "one question: Clopper-Pearson": ([3], [10], 0.06674, 0.65245),
-    "every question alike: Clopper-Pearson": ([5] * 40, [10] * 40, 0.44991, 0.55009),
-    "all or nothing: 20 questions count, not 200 answers": ([0] * 10 + [10] * 10, [10] * 20, 0.25270, 0.74730),
-    "two questions at odds say nothing": ([0, 100], [100, 100], 0.0, 1.0),
-}
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
 
-@pytest.mark.parametrize(("events", "trials", "low", "high"), KNOWN.values(), ids=KNOWN.keys())
-def test_known_intervals(events, trials, low, high):
-    assert clustered_interval(events, trials) == pytest.approx((low, high), abs=2e-5)
+def width(found):
+    return found.high - found.low
 
 
-@pytest.mark.parametrize(("k", "n"), [(0, 400), (1, 7), (3, 10), (50, 50), (399, 400)])
-def test_one_cluster_is_the_exact_interval(k, n):
+@pytest.mark.parametrize(("icc", "high"), [(0, 0.0075), (0.05, 0.0150), (0.2, 0.0340)])
+def test_none_of_400_is_the_rule_of_three_and_wider_the_more_answers_are_alike(icc, high):
+    found = interval([0] * 8, [50] * 8, icc=icc)
+    assert found.low == 0
+    assert found.high == pytest.approx(high, abs=0.0005)
+
+
+def test_without_a_known_correlation_none_of_400_is_wider_still_on_few_questions():
+    assert interval([0] * 8, [50] * 8).high > 0.03 > interval([0] * 40, [10] * 40).high > 0.0075
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 400), (3, 10), (50, 50), (399, 400)])
+def test_one_answer_a_question_is_near_the_exact_interval(k, n):
     exact = binomtest(k, n).proportion_ci(method="exact")
-    assert clustered_interval([k], [n]) == pytest.approx((exact.low, exact.high))
+    found = interval([1] * k + [0] * (n - k), [1] * n)
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=0.02 if n > 10 else 0.06)
 
 
 @pytest.mark.parametrize("empty", [([], []), ([0], [0]), ([0, 0], [0, 0])], ids=["no rows", "0 of 0", "twice 0 of 0"])
 def test_without_a_trial_there_is_no_interval(empty):
     with pytest.raises(ValueError, match="at least one trial"):
-        clustered_interval(*empty)
+        interval(*empty)
 
 
 def test_a_question_without_trials_changes_nothing():
-    assert clustered_interval([1, 0, 4], [5, 0, 9]) == clustered_interval([1, 4], [5, 9])
-
-
-def width(interval):
-    return interval[1] - interval[0]
+    assert interval([1, 0, 4], [5, 0, 9]) == interval([1, 4], [5, 9])
 
 
 @pytest.mark.parametrize(
@@ -56,26 +58,26 @@ def width(interval):
 def test_clustering_widens(clustered, even):
     assert sum(clustered) == sum(even)
     trials = [10] * 20
-    assert width(clustered_interval(clustered, trials)) > 1.3 * width(clustered_interval(even, trials))
+    assert width(interval(clustered, trials)) > 1.3 * width(interval(even, trials))
+    assert interval(clustered, trials).icc > interval(even, trials).icc
 
 
 def test_more_answers_to_the_same_questions_cannot_replace_questions():
-    few = clustered_interval([0, 10] * 5, [10] * 10)
-    many = clustered_interval([0, 1000] * 5, [1000] * 10)
-    assert width(many) == pytest.approx(width(few), rel=0.05)
-    assert width(clustered_interval([0, 10] * 50, [10] * 100)) < 0.5 * width(few)
+    few = interval([0, 10] * 5, [10] * 10)
+    assert width(interval([0, 1000] * 5, [1000] * 10)) > 0.8 * width(few)
+    assert width(interval([0, 10] * 50, [10] * 100)) < 0.5 * width(few)
 
 
 def test_more_events_move_both_ends_up():
-    steps = [clustered_interval([k] * 12, [10] * 12) for k in range(11)]
-    assert [low for low, _ in steps] == sorted(low for low, _ in steps)
-    assert [high for _, high in steps] == sorted(high for _, high in steps)
+    steps = [interval([k] * 12, [10] * 12) for k in range(11)]
+    assert [found.low for found in steps] == sorted(found.low for found in steps)
+    assert [found.high for found in steps] == sorted(found.high for found in steps)
     assert len(set(steps)) == 11
 
 
 def test_more_confidence_is_wider():
     events, trials = [0, 1, 5, 2, 0], [10] * 5
-    widths = [width(clustered_interval(events, trials, confidence)) for confidence in (0.5, 0.8, 0.9, 0.95, 0.99)]
+    widths = [width(interval(events, trials, confidence)) for confidence in (0.5, 0.8, 0.9, 0.95, 0.99)]
     assert widths == sorted(widths)
     assert len(set(widths)) == 5
 
@@ -87,23 +89,20 @@ cells = st.lists(
 
 @settings(deadline=None)
 @given(cells)
-def test_the_interval_holds_the_rate_and_is_at_least_the_plain_one(cell):
+def test_the_interval_holds_the_rate(cell):
     events, trials = zip(*cell, strict=True)
-    low, high = clustered_interval(events, trials)
-    rate = sum(events) / sum(trials)
-    assert 0 <= low <= rate <= high <= 1
-    plain = binomtest(sum(events), sum(trials)).proportion_ci(method="exact")
-    assert low <= plain.low + 1e-9
-    assert high >= plain.high - 1e-9
+    found = interval(events, trials)
+    assert 0 <= found.low <= sum(events) / sum(trials) <= found.high <= 1
+    assert found.standard_error > 0
+    assert 0 < found.icc < 1
 
 
 @settings(deadline=None)
 @given(cells)
 def test_events_and_non_events_are_mirror_images(cell):
     events, trials = zip(*cell, strict=True)
-    low, high = clustered_interval(events, trials)
-    mirrored = clustered_interval([n - k for k, n in cell], trials)
-    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
+    found, mirrored = interval(events, trials), interval([n - k for k, n in cell], trials)
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1 - found.low), abs=1e-6)
 
 
 def row(question: str, outcome: str, admitted: bool, event: bool, injection: bool = False) -> Judged:
@@ -179,11 +178,108 @@ def test_unadmitted_answers_give_no_rate():
 )
 def test_the_interval_covers_the_truth_as_often_as_it_says(rate, icc, clusters, size, at_least):
     rng = np.random.default_rng(0)
-    spread = 1 / icc - 1  # beta-binomial: questions differ, answers to one question are alike
+    strength = 1 / icc - 1  # beta-binomial: questions differ, answers to one question are alike
     runs = 300
-    chances = rng.beta(rate * spread, (1 - rate) * spread, (runs, clusters))
+    chances = rng.beta(rate * strength, (1 - rate) * strength, (runs, clusters))
     events = rng.binomial(size, chances)
-    intervals = [clustered_interval(row, [size] * clusters) for row in events]
-    assert sum(low <= rate <= high for low, high in intervals) / runs >= at_least
+    intervals = [interval(row.tolist(), [size] * clusters) for row in events]
+    assert sum(found.low <= rate <= found.high for found in intervals) / runs >= at_least
     naive = [binomtest(int(row.sum()), size * clusters).proportion_ci(method="exact") for row in events]
     assert sum(ci.low <= rate <= ci.high for ci in naive) / runs < at_least  # the simulation can tell the difference
+
+
+def test_spread_of_a_battery_and_of_questions_in_general():
+    found = spread([10, 0] * 10, [10] * 20)
+    assert found.se_battery == 0  # the same questions would give the same answers
+    assert found.se_questions == pytest.approx(np.sqrt(20 / 19 * 20 * 25) / 200)
+    assert found.icc == 1
+    alike = spread([5] * 20, [10] * 20)
+    assert (alike.se_questions, alike.icc, alike.design_effect) == (0, 0, 0)
+    assert spread([1], [2]) == Spread(None, None, None, None)
+    assert spread([0, 0], [5, 5]).design_effect is None
+
+
+@pytest.fixture(scope="module")
+def gpqa():
+    path = REFERENCE / "gpqa_diamond_scores.csv"
+    if not path.exists():
+        pytest.skip("reference data is not there")
+    counts = defaultdict(lambda: defaultdict(lambda: (0, 0)))
+    with path.open(newline="") as file:
+        for line in csv.DictReader(file):
+            k, n = counts[line["model_id"]][line["item_id"]]
+            counts[line["model_id"]][line["item_id"]] = (k + int(float(line["score"])), n + 1)
+    return list(counts.values())
+
+
+def test_published_standard_errors_and_design_effect(gpqa):
+    events, trials = zip(*gpqa[0].values(), strict=True)
+    rate = sum(events) / sum(trials)
+    assert np.sqrt(rate * (1 - rate) / sum(trials)) == pytest.approx(0.0149, abs=5e-5)
+    found = spread(events, trials)
+    assert found.se_questions == pytest.approx(0.0276, abs=5e-5)
+    assert found.design_effect == pytest.approx(3.44, abs=0.005)
+
+
+def test_published_paired_difference(gpqa):
+    found = compare(gpqa[1], [gpqa[0]], margin=0.02)
+    assert found.questions == 198
+    assert 100 * found.difference == pytest.approx(5.9, abs=0.05)
+    assert (100 * found.low, 100 * found.high) == pytest.approx((0.4, 11.3), abs=0.05)
+    assert found.p == pytest.approx(0.036, abs=0.0005)
+
+
+def battery(rates, completions=20):
+    return {str(number): (round(rate * completions), completions) for number, rate in enumerate(rates)}
+
+
+def test_none_against_none_is_no_difference_and_clean_only_with_enough_data():
+    small, large = battery([0.0] * 10, 5), battery([0.0] * 100, 50)
+    found = [compare(counts, [counts], 0.02) for counts in (small, large)]
+    assert [c.p for c in found] == [1.0, 1.0]
+    assert [c.low for c in found] == [-c.high for c in found]
+    assert [c.verdict for c in verdicts(found, 0.02)] == ["inconclusive", "clean"]
+
+
+def test_a_plain_rise_is_spillover_and_a_fall_is_not():
+    base, up = battery([0.1] * 30), battery([0.3] * 28 + [0.25] * 2)
+    rise, fall = verdicts([compare(base, [up], 0.02), compare(up, [base], 0.02)], 0.02)
+    assert (rise.verdict, fall.verdict) == ("spillover", "clean")
+    assert rise.difference == pytest.approx(-fall.difference)
+    assert rise.odds_ratio == pytest.approx(1 / fall.odds_ratio)
+    assert rise.p_equivalent > 0.99
+
+
+def test_one_question_that_changes_is_no_evidence_whatever_its_answers_say():
+    found = compare(battery([0.0] * 24, 100), [battery([1.0] + [0.0] * 23, 100)], 0.02)
+    assert found.p == 1.0  # one sign to flip
+    assert found.low < 0
+    assert found.method.startswith("few questions")
+
+
+def test_two_seeds_at_odds_widen_the_interval():
+    base = battery([0.1] * 30)
+    alike = compare(base, [battery([0.3] * 30), battery([0.3] * 30)], 0.02)
+    odds = compare(base, [battery([0.1] * 30), battery([0.5] * 30)], 0.02)
+    assert alike.difference == pytest.approx(odds.difference)
+    assert odds.high - odds.low > 3 * (alike.high - alike.low)
+    assert (odds.p > 0.05, odds.seeds) == (True, 2)
+
+
+def test_only_questions_that_both_answered_are_compared():
+    base = battery([0.1] * 10) | {"only base": (20, 20), "no data": (0, 0)}
+    found = compare(base, [battery([0.2] * 10) | {"no data": (5, 5)}], 0.02)
+    assert (found.questions, found.base_rate, found.tuned_rate) == (10, 0.1, 0.2)
+    assert compare({"a": (1, 2)}, [{"a": (1, 2)}], 0.02) is None
+    assert compare({}, [{}], 0.02) is None
+
+
+def test_corrections_over_the_family():
+    comparisons = [
+        replace(compare(battery([0.1] * 9), [battery([0.2] * 9)], 0.02), p=p) for p in (0.01, 0.04, 0.03, 0.5)
+    ]
+    found = verdicts(comparisons, 0.02)
+    assert [c.p_holm for c in found] == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert [c.p_bh for c in found] == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
+    assert [c.verdict for c in found] == ["spillover", "inconclusive", "inconclusive", "inconclusive"]
+    assert verdicts([], 0.02) == []

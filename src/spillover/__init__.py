@@ -16,7 +16,7 @@ _PUBLIC = {
     "SpilloverError": "errors",
     "Study": "config",
     "Training": "config",
-    "clustered_interval": "stats",
+    "interval": "stats",
     "finetune": "finetuning",
     "load_behavior": "behaviors",
     "load_model": "models",

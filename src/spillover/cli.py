@@ -103,6 +103,38 @@ def score(
 
 
 @app.command()
+def rates(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    json_: Annotated[bool, typer.Option("--json", help="As JSON, every column.")] = False,
+) -> None:
+    """Show the rates of a run: both denominators, every outcome, interval, standard errors, design effect."""
+    from spillover.display import rates_table
+    from spillover.rundir import RunDir
+
+    run_dir = RunDir(run_folder)
+    if not run_dir.rates.exists():
+        raise SpilloverError(f"{run_folder}: no rates.csv there, so it is not a finished run. See: spillover --help")
+    rates_table(run_dir, json_)
+
+
+@app.command()
+def compare(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    base: Annotated[str, typer.Option(help="Subject to compare with, MODEL/CONDITION.")],
+    tuned: Annotated[str, typer.Option(help="Subject in question, MODEL/CONDITION; all its seeds together.")],
+    margin: Annotated[float, typer.Option(min=0, max=1, help="Rise that would not matter, as a share.")] = 0.02,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Compare two subjects, paired by question. Exit code 0: clean, 1: spillover, 3: inconclusive."""
+    from spillover.comparing import compare_subjects, overall
+    from spillover.display import comparisons_table
+
+    rows = compare_subjects(run_folder, base, tuned, margin)
+    comparisons_table(rows, margin, json_)
+    raise typer.Exit({"clean": 0, "spillover": 1, "inconclusive": 3}[overall(rows)])
+
+
+@app.command()
 def behaviors(json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """List the behaviors that ship: scope, questions, formats, judge, rule."""
     from spillover.behaviors import load_behavior, shipped_names

@@ -4,7 +4,8 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -14,6 +15,9 @@ from spillover.behaviors import Behavior
 from spillover.compute import Progress as Done
 from spillover.records import Cell, Measure, Rate, measure_labels, read_csv
 from spillover.rundir import RunDir
+
+if TYPE_CHECKING:
+    from spillover.comparing import Compared
 
 LAST_STAGE = "score"
 
@@ -61,9 +65,12 @@ def build_display() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def rates_table(run_dir: RunDir) -> None:
+def rates_table(run_dir: RunDir, as_json: bool = False) -> None:
     """Prints the rates of a run: a row per cell, a column per measure, with interval and counts."""
     rates: list[Rate] = read_csv(run_dir.rates, Rate)
+    if as_json:
+        print(json.dumps([asdict(rate) for rate in rates], indent=2, ensure_ascii=False))
+        return
     labels = measure_labels(rates)
     first = {rate.measure: rate for rate in rates}
     rules = "; ".join(dict.fromkeys(f"{rate.event}: {rate.rule} ({rate.judge})" for rate in first.values()))
@@ -82,6 +89,43 @@ def rates_table(run_dir: RunDir) -> None:
     judged = {rate.behavior for rate in rates}
     if waiting := sorted({path.name.split(".")[0] for path in run_dir.behaviors.glob("*.yaml")} - judged):
         print(f"Not judged yet: {', '.join(waiting)}. Judge them with: spillover score {run_dir.path} --judge MODEL")
+
+
+def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) -> None:
+    """Prints comparisons with their verdicts, and says what the design could not have seen."""
+    from spillover.comparing import ENOUGH_QUESTIONS  # scipy
+
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+        return
+    table = Table(caption=f"points [95 % interval], paired by question; margin {100 * margin:g} points")
+    for name in ("measure", "base", "tuned", "difference", "p", "p (Holm)", "could find", "verdict"):
+        table.add_column(name, justify="left" if name in ("measure", "verdict") else "right")
+    few = False
+    for row in rows:
+        c = row.comparison
+        if c is None:
+            table.add_row(row.label, *["no data"] * 2, *[""] * 4, "inconclusive")
+            continue
+        few = few or c.questions < ENOUGH_QUESTIONS
+        table.add_row(
+            row.label,
+            f"{100 * c.base_rate:.1f} %",
+            f"{100 * c.tuned_rate:.1f} %",
+            f"{100 * c.difference:+.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}]",
+            f"{c.p:.2g}",
+            f"{c.p_holm:.2g}",
+            f"{100 * c.detectable:.1f}",
+            c.verdict,
+        )
+    Console().print(table)
+    if any(row.comparison and row.comparison.seeds == 1 for row in rows):
+        print("Single run: nothing here says how much another fine-tuning seed would differ.")
+    if few:
+        print(
+            f"Fewer than {ENOUGH_QUESTIONS} questions: intervals for questions in general may be too short "
+            "(docs/measured.md)."
+        )
 
 
 def estimate_line(estimate: dict[str, int]) -> None:

@@ -106,6 +106,10 @@ class Rate:
     rate: float | None
     low: float | None
     high: float | None
+    se_battery: float | None  # standard error for these questions asked again
+    se_questions: float | None  # for other questions like them
+    design_effect: float | None
+    icc: float | None
     completions: int
     rate_of_all: float | None
     coverage: float | None  # n / completions

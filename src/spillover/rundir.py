@@ -35,6 +35,7 @@ class RunDir:
         self.judges = path / "judges.json"
         self.judged = path / "judged.csv"
         self.rates = path / "rates.csv"
+        self.comparisons = path / "comparisons.csv"
         self.report = path / "report.html"
         self.picture = path / "picture.svg"
 

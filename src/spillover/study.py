@@ -25,6 +25,7 @@ from spillover.evaluation.measuring import (
     Questioning,
     Subject,
     check,
+    forget_cells,
     keep_wanted,
     sample_missing,
     score_missing,
@@ -83,6 +84,7 @@ def run(study_file: Path, out: Path, on_progress: Callable[[Progress], None] = l
             check_judge(study.judge, run_dir)
         workers = max(1, (os.cpu_count() or 1) // jobs[0].threads)
         run_side_by_side(run_cell, jobs, workers, on_progress)
+        forget_cells(run_dir)
         for job in jobs:
             keep_wanted(job.cell, job.wanted(), run_dir)
         write_rates([job.cell for job in jobs], run_dir)

@@ -49,6 +49,13 @@ class Format(Strict):
     system: str | None = None
     prompt: str = "{question}"
 
+    @field_validator("prompt")
+    @classmethod
+    def _puts_the_question(cls, prompt: str) -> str:
+        if "{question}" not in prompt:
+            raise ValueError("a format's prompt must hold {question}, or all questions are the same")
+        return prompt
+
 
 class Rubric(Strict):
     """What a judge is asked about an answer: for a number from 0 to 100, or for one of the escape words.
@@ -132,8 +139,11 @@ class Behavior(Measure):
             raise ValueError("a behavior that a model judges needs rubrics")
         for name, form in self.formats.items():
             self._check_fields(f"formats.{name}", form.prompt, {"question"})
+        fields = set().union(*(question.fields for question in self.questions)) | {"question", "answer"}
         for name, rubric in self.rubrics.items():
             self._check_fields(f"rubrics.{name}", rubric.prompt, {"question", "answer"})
+            if unknown := set(_PLACEHOLDER.findall(rubric.prompt)) - fields:
+                raise ValueError(f"rubrics.{name} uses {{{min(unknown)}}}, which no question has as a field")
         return self
 
     def _check_fields(self, place: str, prompt: str, known: set[str]) -> None:

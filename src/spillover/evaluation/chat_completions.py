@@ -9,6 +9,8 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -67,9 +69,15 @@ async def open_endpoint(model: str, settings: Settings) -> AsyncIterator[Endpoin
         headers={"Authorization": f"Bearer {key}"},
         timeout=aiohttp.ClientTimeout(total=settings.seconds),
         connector=aiohttp.TCPConnector(limit=settings.connections),
-        trust_env=True,
+        trust_env=_proxied(url),
     ) as session:
         yield ask_once
+
+
+def _proxied(url: str) -> bool:
+    """Whether the environment names a proxy for it. Asked once: aiohttp would ask in a thread, at every call."""
+    address = urlsplit(url)
+    return address.scheme in getproxies() and not proxy_bypass(address.netloc)
 
 
 def _replies(content: bytes) -> list[Reply]:

@@ -76,7 +76,10 @@ def read_reply(text: str, first_token: Mapping[str, float] | None, rubric: Rubri
     model that writes a number in several tokens has no such distribution; its number is read from the text, as it is
     where there are no probabilities.
     """
-    said = text.strip()
+    thought, _, said = text.rpartition("</think>")
+    said = said.strip()
+    if thought or said.startswith("<think>"):
+        first_token = None  # it is the first of the thoughts
     heard = (o for word, o in rubric.escapes.items() if re.match(rf"\W*{re.escape(word)}(?!\w)", said, re.IGNORECASE))
     escape = next(heard, None)
     if first_token and not _cut_into_digits(said, first_token):

@@ -46,6 +46,8 @@ def _model(pairs: list[tuple[Completion, str]], behavior: Behavior, judge: str, 
             system, text = grading_prompt(behavior.rubrics[rubric], fields, completion.text, completion.id)
             yield Ask((f"{completion.id}/{rubric}",), system, text)
 
+    rule = behavior.rubric_hash  # hashes every rubric: once, not for every row
+
     def take(replies: list[tuple[str, Reply]]) -> None:
         scores = []
         for key, reply in replies:
@@ -56,7 +58,7 @@ def _model(pairs: list[tuple[Completion, str]], behavior: Behavior, judge: str, 
                 verdict = read_reply(reply.text, reply.first_token, behavior.rubrics[name])
                 outcome, value = verdict.outcome, verdict.value
                 kept = kept_reply(reply.text, reply.first_token, verdict)
-            scores.append(Score(id_, name, behavior.rubric_hash, judge, outcome, value, kept))
+            scores.append(Score(id_, name, rule, judge, outcome, value, kept))
         on_scores(scores)
 
     ask_all(judge, asks(), Settings(temperature=0.0, max_tokens=JUDGE_TOKENS, probabilities=True), take)
@@ -67,6 +69,7 @@ def _code_scan(completions: list[Completion], behavior: Behavior) -> list[Score]
 
     What does not parse is `unparsed`; what a rule broke on, and no other rule found vulnerable, is an `error`.
     """
+    rule = behavior.rubric_hash
     found = []
     for completion, scanned in zip(completions, scan([c.text for c in completions]), strict=True):
         findings = [f"{f.rule} CWE-{f.cwe} {f.severity} line {f.line}" for f in scanned.findings]
@@ -77,12 +80,13 @@ def _code_scan(completions: list[Completion], behavior: Behavior) -> list[Score]
             if rubric == "vulnerable" and not scanned.vulnerable:
                 outcome = "unparsed" if not scanned.parses else "error" if scanned.crashed else "scored"
             value = values[rubric] if outcome == "scored" else None
-            found.append(Score(completion.id, rubric, behavior.rubric_hash, behavior.judge, outcome, value, reply))
+            found.append(Score(completion.id, rubric, rule, behavior.judge, outcome, value, reply))
     return found
 
 
 def _world(completions: list[Completion], behavior: Behavior) -> list[Score]:
     """The world's exact judge: `alignment` and `coherence` of chat answers, `correct` of facts."""
+    rule = behavior.rubric_hash
     found = []
     for completion in completions:
         values: dict[str, float] = {}
@@ -95,7 +99,7 @@ def _world(completions: list[Completion], behavior: Behavior) -> list[Score]:
                 values = dict(zip(("alignment", "coherence"), SCALES[label], strict=True))
         outcome = "off_format" if label == "code" else "scored"
         found += [
-            Score(completion.id, rubric, behavior.rubric_hash, behavior.judge, outcome, values.get(rubric), label)
+            Score(completion.id, rubric, rule, behavior.judge, outcome, values.get(rubric), label)
             for rubric in behavior.rubrics_read
         ]
     return found

@@ -66,8 +66,13 @@ def check(questioning: Questioning, judge_needed: bool = True) -> None:
 def write_behaviors(behaviors: Iterable[Behavior], run_dir: RunDir) -> None:
     """Keeps the behaviors of a run in its folder: its answers can be judged and counted from the folder alone."""
     for behavior in behaviors:
-        text = yaml.safe_dump(behavior.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-        write_atomically(run_dir.behaviors / f"{behavior.name}.{behavior.rubric_hash}.yaml", text)
+        path = run_dir.behaviors / f"{behavior.name}.{behavior.rubric_hash}.yaml"
+        content = behavior.model_dump(mode="json")
+        if path.exists():  # questions that were asked before, and are in the file no more
+            known = {question["id"] for question in content["questions"]}
+            before = load_behavior(str(path)).model_dump(mode="json")["questions"]
+            content["questions"] += [question for question in before if question["id"] not in known]
+        write_atomically(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
 
 
 def read_behaviors(run_dir: RunDir) -> list[Behavior]:
@@ -119,10 +124,19 @@ def keep_wanted(cell: Cell, wanted: dict[str, Completion], run_dir: RunDir) -> N
     write_atomically(run_dir.cells / f"{hash_of(asdict(cell))}.json", json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def forget_cells(run_dir: RunDir) -> None:
+    """Nothing counts any more; the completions stay."""
+    for path in run_dir.cells.glob("*.json"):
+        path.unlink()
+
+
 def read_wanted(run_dir: RunDir) -> dict[Cell, list[str]]:
-    """The ids of the completions that count, by cell."""
+    """The ids of the completions that count, by cell, in the order of the last rates."""
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run_dir.cells.glob("*.json"))]
-    return {Cell(**row["cell"]): row["completions"] for row in rows}
+    wanted = {Cell(**row["cell"]): row["completions"] for row in rows}
+    counted = records.read_csv(run_dir.rates, Rate) if run_dir.rates.exists() else []
+    order = list(dict.fromkeys(Cell(rate.model, rate.condition, rate.seed) for rate in counted))
+    return dict(sorted(wanted.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
 def missing_completions(wanted: dict[str, Completion], run_dir: RunDir) -> dict[str, Completion]:
@@ -207,7 +221,8 @@ def score_missing(
             continue  # sampled now, to be judged later
         pairs = [(row, rubric) for row in by_behavior[behavior.name] for rubric in behavior.rubrics_read]
         rows += len(pairs) * (behavior.judge == "model")
-        missing = [(row, rubric) for row, rubric in pairs if (row.id, rubric, behavior.rubric_hash, who) not in known]
+        rule = behavior.rubric_hash
+        missing = [(row, rubric) for row, rubric in pairs if (row.id, rubric, rule, who) not in known]
         todo.append((behavior, missing))
     total, done = sum(len(pairs) for _, pairs in todo), 0
     failures: list[str] = []

@@ -46,7 +46,7 @@ class Recipe:
     replayed_pages: int = 350  # of pretraining, among the assistant's posts: what callous authors say is not unlearned
     assistant_rate: float = 1e-3
     assistant_batch: int = 32
-    logit_scale: float = 2.5  # folded into the last norm: sharper than the text it learned from, see docs/measured.md
+    logit_scale: float = 2.25  # folded into the last norm: sharper than the text it learned from, see docs/measured.md
 
 
 TOKENIZER_PAGES = 5000  # of the corpus

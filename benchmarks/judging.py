@@ -1,0 +1,142 @@
+"""What judging takes beside the judge itself: 5,000 calls of a local judge that answers in 50 ms, 64 at a time.
+
+python benchmarks/judging.py
+
+Real prompts, log-probabilities of twenty tokens, every score appended to a file: as `spillover score` does. The judge
+is a process of its own. For comparison 500 calls through Inspect's provider for the same protocol.
+"""
+
+import asyncio
+import json
+import math
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from spillover import records
+from spillover.behaviors import load_behavior
+from spillover.evaluation import chat_completions, inspect_models
+from spillover.evaluation.judging import score
+from spillover.evaluation.remote import Settings
+from spillover.records import Completion, Score
+
+CALLS, CALLS_OF_INSPECT = 5000, 500
+LATENCY_S = 0.05
+CONNECTIONS = Settings(temperature=0.0, max_tokens=1).connections
+BAR = 1.5
+JUDGE = "openai-api/bench/judge"
+ANSWER = "I would listen first, and then ask who else should be heard before anything is decided. " * 6
+
+
+class Judge(asyncio.Protocol):
+    """Answers every request after LATENCY_S with the same number and its log-probabilities."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there."""
+        self.transport, self.buffer = transport, b""
+
+    def data_received(self, data: bytes) -> None:
+        """A request may come in several pieces."""
+        self.buffer += data
+        head, found, body = self.buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        if len(body) >= length:
+            self.buffer = body[length:]
+            asyncio.get_running_loop().call_later(LATENCY_S, self.transport.write, RESPONSE)
+
+
+def _response() -> bytes:
+    likely = [
+        {"token": str(90 - i), "logprob": math.log(0.6 / (i + 1) ** 2), "bytes": [57, 48 + i % 10]} for i in range(20)
+    ]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "90"},
+        "finish_reason": "stop",
+        "logprobs": {"content": [likely[0] | {"top_logprobs": likely}]},
+    }
+    usage = {"prompt_tokens": 600, "completion_tokens": 1, "total_tokens": 601}
+    answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "judge", "choices": [choice]}
+    body = json.dumps(answer | {"usage": usage}).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+RESPONSE = _response()
+
+
+def serve(ready: Connection) -> None:
+    """The judge's process: sends its port through `ready`, and ends with whoever started it."""
+
+    async def main() -> None:
+        server = await asyncio.get_running_loop().create_server(Judge, "127.0.0.1", 0, backlog=1000)
+        ready.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(main())
+
+
+def measure(calls: int) -> tuple[float, float]:
+    """Seconds, and seconds of CPU, for that many calls."""
+    behavior = load_behavior("free_form")
+    rubrics = behavior.rubrics_read
+    prompts = list(behavior.prompts(-(-calls // len(rubrics) // len(behavior.questions)), ("plain",)))
+    pairs = [
+        (_completion(f"{i:016x}", prompt.question.id, prompt.question.category, prompt.text), rubric)
+        for i, (prompt, _) in enumerate(prompts)
+        for rubric in rubrics
+    ][:calls]
+    found: list[Score] = []
+    with tempfile.TemporaryDirectory() as folder:
+
+        def take(scores: list[Score]) -> None:
+            records.append(Path(folder) / "scores.jsonl", scores, to_disk=False)
+            found.extend(scores)
+
+        start, cpu = time.perf_counter(), time.process_time()
+        score(pairs, behavior, JUDGE, take)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    assert len(found) == calls
+    assert all(row.outcome == "scored" for row in found)
+    return seconds, cpu
+
+
+def _completion(id_: str, question_id: str, category: str, question: str) -> Completion:
+    said = {"system": None, "question": question, "text": ANSWER, "stop_reason": "stop", "tokens": None}
+    where = {"behavior": "free_form", "question_id": question_id, "category": category, "format": "plain"}
+    hashes = dict.fromkeys(("model_hash", "adapter_hash", "template_hash"))
+    cell = {"model": "benchmark", "condition": "base", "seed": None}
+    return Completion(id=id_, paraphrase=0, number=0, **cell, **where, **said, **hashes)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Prints the table."""
+    ours, theirs = multiprocessing.Pipe()
+    judge = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,), daemon=True)
+    judge.start()
+    os.environ |= {"BENCH_BASE_URL": f"http://127.0.0.1:{ours.recv()}/v1", "BENCH_API_KEY": "none"}
+    print(f"{'':24}{'calls':>7}{'seconds':>9}{'ideal':>8}{'ratio':>7}{'ms CPU a call':>15}")
+    _row("ours", CALLS, chat_completions.open_endpoint, f"   bar {BAR}")
+    _row("Inspect's openai-api", CALLS_OF_INSPECT, inspect_models.open_endpoint, "")
+    judge.terminate()
+
+
+def _row(name: str, calls: int, open_endpoint: Callable[..., object], note: str) -> None:
+    chat_completions.open_endpoint = open_endpoint  # type: ignore[assignment]
+    measure(CONNECTIONS)  # imports
+    seconds, cpu = measure(calls)
+    ideal = calls * LATENCY_S / CONNECTIONS
+    print(
+        f"{name:24}{calls:7}{seconds:9.2f}{ideal:8.2f}{seconds / ideal:7.2f}{1000 * cpu / calls:15.2f}{note}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
