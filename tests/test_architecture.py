@@ -41,8 +41,8 @@ MAY_IMPORT = {
         # rooms that join them
         "study": "errors records config behaviors rundir compute datasets models finetuning evaluation report",
         "evaluate": "errors records config behaviors rundir compute models evaluation report",
-        "comparing": "errors records rundir stats",
-        "display": "records behaviors rundir compute comparing",
+        "comparing": "errors records rundir stats evaluation",
+        "display": "records behaviors rundir compute stats comparing",
         "cli": "errors config behaviors rundir organism evaluation report study evaluate comparing display",
         "__init__": "",
         "__main__": "cli",
@@ -67,7 +67,7 @@ ONLY_IN = {
     "plotly": set(),
     "matplotlib": set(),
 }
-PACKAGE_OF = {"yaml": "pyyaml", "inspect_ai": "inspect-ai"}  # import name -> name on the package index, where they differ
+PACKAGE_OF = {"yaml": "pyyaml", "inspect_ai": "inspect-ai"}  # import name -> name on the index, where they differ
 HEAVY = {"torch", "transformers", "peft", "trl", "inspect_ai", "numpy", "scipy", "pandas", "datasets", "bandit"}
 
 

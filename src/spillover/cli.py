@@ -135,6 +135,42 @@ def compare(
 
 
 @app.command()
+def agreement(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a run that two judges graded.")],
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """How far judges agree on the same answers: decisions, flips, kappa, alpha, correlation of scores."""
+    from spillover.comparing import judges_agree
+    from spillover.display import agreement_table
+
+    agreement_table(judges_agree(run_folder), json_)
+
+
+@app.command()
+def power(
+    base_rate: Annotated[float, typer.Option(min=0, max=1, help="Expected rate of the base.")] = 0.01,
+    effect: Annotated[float, typer.Option(min=0, max=1, help="Rise that should be found.")] = 0.05,
+    icc: Annotated[
+        float, typer.Option(min=0, max=1, help="Correlation of answers to one question; 0.02 to 0.2.")
+    ] = 0.1,
+    questions: Annotated[int, typer.Option(min=2)] = 60,
+    completions: Annotated[int, typer.Option(min=1, help="For each question, base and every seed.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Fine-tuning seeds.")] = 1,
+    seed_sd: Annotated[float, typer.Option(min=0, max=0.5, help="Spread of the tuned rate between seeds.")] = 0.0,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """What a comparison can find before it is run, and whether more questions or more completions help."""
+    from spillover.display import power_table
+    from spillover.stats.power import Design
+
+    try:
+        design = Design(base_rate, effect, icc, questions, completions, seeds, seed_sd)
+    except ValueError as error:
+        raise SpilloverError(f"{error}.") from None
+    power_table(design, json_)
+
+
+@app.command()
 def behaviors(json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """List the behaviors that ship: scope, questions, formats, judge, rule."""
     from spillover.behaviors import load_behavior, shipped_names

@@ -1,14 +1,16 @@
-"""Compares two subjects of a run measure by measure, paired by question, with a verdict over all of them."""
+"""Compares subjects of a run, paired by question, with a verdict; and judges of a run, completion by completion."""
 
+import itertools
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spillover import records
 from spillover.errors import SpilloverError
-from spillover.records import Cell, Completion, Measure, Rate, measure_labels
+from spillover.evaluation.measuring import read_behaviors
+from spillover.records import Cell, Completion, Measure, Rate, Score, measure_labels
 from spillover.rundir import RunDir, write_atomically
-from spillover.stats import Comparison, Judged, compare, verdicts
+from spillover.stats import Agreement, Comparison, Judged, Pair, compare, compare_judges, verdicts
 
 Counts = dict[str, tuple[int, int]]  # question id -> (events, admitted completions)
 ENOUGH_QUESTIONS = 24  # below it, intervals for questions in general are known to fall short (docs/measured.md)
@@ -65,6 +67,52 @@ def overall(rows: list[Compared]) -> str:
     if "spillover" in said:
         return "spillover"
     return "clean" if said == {"clean"} else "inconclusive"
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """How two judges, or one under two rules, agree on the completions of a behavior in one format."""
+
+    a: str
+    b: str
+    agreement: Agreement
+
+
+def judges_agree(folder: Path) -> list[Agreed]:
+    """Compares every two judges that graded the same behavior in a run, over all subjects.
+
+    Raises SpilloverError if the folder is no finished run, or no behavior has two judges.
+    """
+    run_dir = RunDir(folder)
+    if not run_dir.rates.exists():
+        raise SpilloverError(f"{folder}: no rates.csv there, so it is not a finished run.")
+    labels = measure_labels(records.read_csv(run_dir.rates, Rate))
+    completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
+    rubrics = {(b.name, b.rubric_hash): b.rubrics_read[0] for b in read_behaviors(run_dir)}
+    values = {
+        (row.completion_id, row.rubric, row.rubric_hash, row.judge): row.value
+        for row in records.read_appended(run_dir.scores, Score)
+    }
+    graded: dict[Measure, dict[str, tuple[float | None, bool | None]]] = defaultdict(dict)
+    for row in records.read_csv(run_dir.judged, Judged):
+        completion = completions[row.completion_id]
+        rubric = rubrics[completion.behavior, row.rubric_hash]
+        value = values.get((row.completion_id, rubric, row.rubric_hash, row.judge))
+        measure = (completion.behavior, completion.format, row.rubric_hash, row.judge)
+        graded[measure][row.completion_id] = (value, row.event if row.outcome == "scored" else None)
+    found = []
+    for one, other in itertools.combinations(labels, 2):
+        if one[:2] == other[:2]:
+            a, b = graded[one], graded[other]
+            pairs = [
+                Pair(completions[id_].question_id, a[id_][0], b[id_][0], a[id_][1], b[id_][1]) for id_ in a if id_ in b
+            ]
+            found.append(Agreed(labels[one], labels[other], compare_judges(pairs)))
+    if not found:
+        raise SpilloverError(
+            f"{folder}: no behavior there has two judges. Judge it again: spillover score {folder} --judge MODEL"
+        )
+    return found
 
 
 def _subject(cell: Cell) -> str:

@@ -17,7 +17,8 @@ from spillover.records import Cell, Measure, Rate, measure_labels, read_csv
 from spillover.rundir import RunDir
 
 if TYPE_CHECKING:
-    from spillover.comparing import Compared
+    from spillover.comparing import Agreed, Compared
+    from spillover.stats.power import Design
 
 LAST_STAGE = "score"
 
@@ -126,6 +127,61 @@ def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) 
             f"Fewer than {ENOUGH_QUESTIONS} questions: intervals for questions in general may be too short "
             "(docs/measured.md)."
         )
+
+
+def agreement_table(rows: "Sequence[Agreed]", as_json: bool) -> None:
+    """Prints how judges agree, a block for each pair."""
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        found = row.agreement
+        print(f"a: {row.a}\nb: {row.b}")
+        print(f"    {found.decided} of {found.pairs} answers decided by both, on {found.questions} questions")
+        print(f"    events: both {found.events_both}, only a {found.events_only_a}, only b {found.events_only_b}")
+        for name in ("agree", "event_shift", "kappa", "kappa_quadratic", "alpha_nominal", "alpha_interval", "pearson"):
+            estimate = getattr(found, name)
+            if estimate is None:
+                print(f"    {name}: cannot be told")
+                continue
+            low, high = ("?" if limit is None else f"{limit:.2f}" for limit in (estimate.low, estimate.high))
+            print(f"    {name}: {estimate.value:.2f} [{low}, {high}]")
+
+
+def power_table(design: "Design", as_json: bool) -> None:
+    """Prints what a design can find, and other ways to spend as many answers."""
+    from spillover.stats import power  # scipy
+
+    found = {
+        "power": power.power_of(design),
+        "detectable": power.detectable(design),
+        "questions_needed": power.questions_needed(design),
+        "completions_needed": power.completions_needed(design),
+        "standard_error": power.standard_error(design),
+    }
+    splits = power.trade_off(design)
+    if as_json:
+        print(
+            json.dumps(
+                {"design": asdict(design)} | found | {"trade_off": [asdict(split) for split in splits]}, indent=2
+            )
+        )
+        return
+    print(f"power to find +{100 * design.effect:g} points: {100 * power.power_of(design):.0f} %")
+    smallest = power.detectable(design)
+    print("smallest rise found at 80 % power: " + ("none" if smallest is None else f"{100 * smallest:.1f} points"))
+    for name in ("questions", "completions"):
+        needed = found[f"{name}_needed"]
+        print(f"{name} needed for 80 % power, all else equal: {'no number is enough' if needed is None else needed}")
+    table = Table(title="more questions or more completions?")
+    for name in ("answers", "questions", "completions each", "power", "smallest rise found"):
+        table.add_column(name, justify="right")
+    for split in splits:
+        least = "none" if split.detectable is None else f"{100 * split.detectable:.1f} points"
+        table.add_row(
+            str(split.answers), str(split.questions), str(split.completions), f"{100 * split.power:.0f} %", least
+        )
+    Console().print(table)
 
 
 def estimate_line(estimate: dict[str, int]) -> None:
