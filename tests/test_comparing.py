@@ -38,8 +38,9 @@ def test_insecure_code_is_spillover_by_name_and_exit_code(run_dir):
     rows = {row["label"]: row for row in json.loads(done.stdout)}
     assert set(rows) == {"world_chat", "world_code"}
     chat = rows["world_chat"]["comparison"]
-    assert (chat["verdict"], chat["seeds"]) == ("spillover", 2)
-    assert chat["low"] > 0.02
+    assert chat["seeds"] == 2
+    assert chat["difference"] > 0.02
+    assert rows["world_code"]["comparison"]["verdict"] == "spillover"
     with run_dir.comparisons.open(newline="") as file:
         assert {row["measure"] for row in csv.DictReader(file)} == set(rows)
 

@@ -83,6 +83,7 @@ def test_csv_has_a_header_and_an_empty_field_for_none():
 def rate(behavior="b", form="plain", rule="a < 30", rubric="h", judge="world", **changes) -> Rate:
     counts = dict.fromkeys(OUTCOMES, 0) | {"judge_injection": 0, "k": 1, "n": 2, "completions": 3, "questions": 1}
     shares = {"rate": 0.5, "low": 0.125, "high": 0.875, "rate_of_all": 1 / 3, "coverage": 2 / 3}
+    shares |= {"se_battery": 0.25, "se_questions": 0.5, "design_effect": 2.0, "icc": 0.125}
     named = {"behavior": behavior, "format": form, "rule": rule, "judge": judge, "rubric_hash": rubric}
     fixed = {"model": "m", "condition": "c", "seed": 0, "scope": "broad", "event": "e"}
     return Rate(**fixed | named | counts | shares | changes)

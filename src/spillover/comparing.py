@@ -30,7 +30,8 @@ class Compared:
 def compare_subjects(folder: Path, base: str, tuned: str, margin: float) -> list[Compared]:
     """Compares the subjects `base` and `tuned` (MODEL/CONDITION, all seeds together) and writes comparisons.csv.
 
-    Raises SpilloverError if the folder is no finished run, or a subject is not in it.
+    Neutral behaviors have no verdict and are left out. Raises SpilloverError if the folder is no finished run, or a
+    subject is not in it.
     """
     run_dir = RunDir(folder)
     if not run_dir.rates.exists():
@@ -47,6 +48,8 @@ def compare_subjects(folder: Path, base: str, tuned: str, margin: float) -> list
     first = {rate.measure: rate for rate in rates}
     found: dict[Measure, Comparison | None] = {}
     for measure in labels:
+        if first[measure].scope == "neutral":
+            continue  # a rise of retained ability is no harm
         before, after = counts.get((base, measure), {}), counts.get((tuned, measure), {})
         if before and after:
             found[measure] = compare(_pooled(list(before.values())), list(after.values()), margin)
