@@ -290,10 +290,6 @@ MISTAKES = {
     "a line of answers that is broken": (SCORE.replace("run", "broken"), ["completions.jsonl", "line 3"]),
     "an unknown option": ("behaviors --verbose", ["--verbose"]),
 }  # fmt: skip
-OPEN = {  # what is wanted, and where it is missing
-    "a temperature without end": "cli.py: --temperature takes inf, which Sampling refuses with a traceback",
-    "a line of answers that is broken": "records.py: read_appended raises what json raises",
-}
 BEHAVIOR = """\
 name: own
 description: Two questions.
@@ -344,9 +340,7 @@ def place(tmp_path_factory):
         yield folder, endpoint
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xfail(reason=OPEN[n]) if n in OPEN else ()) for n in MISTAKES]
-)
+@pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_message_before_any_call_and_changes_nothing(place, command, name):
     folder, endpoint = place
     arguments, expected = MISTAKES[name]

@@ -23,6 +23,7 @@ Out = Annotated[Path | None, typer.Option(help="Run folder [default: runs/<study
 
 def main() -> None:
     """The command line. A user's mistake is one message on standard error and exit code 2."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads must not spin where cores are shared
     try:
         app()
     except SpilloverError as error:
@@ -57,7 +58,7 @@ def evaluate(
         str | None, typer.Option(help="Model that judges; without one, sample now and `spillover score` later.")
     ] = None,
     formats: Annotated[str, typer.Option(help="Only these formats, with commas [default: all].")] = "",
-    temperature: Annotated[float, typer.Option(min=0, help="Of sampling.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0, max=100, help="Of sampling.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 600,
     force: Annotated[bool, typer.Option("--force", help="Believe a judge that fails its canary.")] = False,
 ) -> None:

@@ -82,7 +82,7 @@ def evaluate(
             check_judge(wanted.judge, run_dir, wanted.force, step)
         sample_missing(subject, questioning, completions, run_dir, step)
         _write_inputs(wanted, subject, questioning, run_dir)
-        keep_wanted(subject.cell, completions, run_dir)
+        keep_wanted(subject.cell, _other_behaviors(subject.cell, wanted.behaviors, run_dir) | completions, run_dir)
         _judge([behavior for behavior, _ in behaviors], wanted.judge, {*completions}, run_dir, step)
     return run_dir
 
@@ -127,6 +127,14 @@ def _judged_by(measure: dict[str, Any], behavior: Behavior, rubric: Path) -> Beh
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise SpilloverError(f"rubric {rubric}: does not fit behavior {behavior.name}: {reason}.") from None
+
+
+def _other_behaviors(cell: Cell, names: tuple[str, ...], run_dir: RunDir) -> dict[str, Completion]:
+    """What counts for a cell of behaviors that it was asked in an earlier run, and is not asked now."""
+    counted = set(read_wanted(run_dir).get(cell, []))
+    own = {load_behavior(name).name for name in names}
+    rows = records.read_appended(run_dir.completions, Completion)
+    return {row.id: row for row in rows if row.id in counted and row.behavior not in own}
 
 
 def _judge(behaviors: list[Behavior], judge: str | None, ids: set[str], run_dir: RunDir, step: Any) -> None:

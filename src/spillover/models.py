@@ -1,6 +1,7 @@
 """Base model, adapter and chat template: the one place that loads weights."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -55,8 +56,15 @@ def adapter_folder(path: Path) -> Path:
     """The folder of a PEFT adapter. Raises SpilloverError if it is none, or its weights are not safetensors."""
     if not (path / "adapter_config.json").exists():
         raise SpilloverError(f"adapter {path}: no adapter_config.json there, so it is not a PEFT adapter.")
-    if not (path / "adapter_model.safetensors").exists():
+    weights = path / "adapter_model.safetensors"
+    if not weights.exists():
         raise SpilloverError(f"adapter {path}: no adapter_model.safetensors there; other weight formats can run code.")
+    try:
+        json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        with safe_open(weights, framework="numpy"):
+            pass
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SpilloverError(f"adapter {path}: its files are not whole ({error}).") from None
     return path
 
 
@@ -119,7 +127,10 @@ def load_model(folder: Path, adapter: Path | None = None) -> Any:
     if adapter is not None:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        try:
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise SpilloverError(f"adapter {adapter}: does not fit {folder} ({_first_line(error)}).") from None
     return model.to("cuda" if gpu else "cpu").eval()
 
 

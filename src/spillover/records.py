@@ -236,4 +236,13 @@ def read_appended(path: Path, kind: type) -> list[Any]:
     if not path.exists():
         return []
     whole, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
-    return [kind(**json.loads(line)) for line in whole.split("\n") if line]
+    rows = []
+    for number, line in enumerate(whole.split("\n"), 1):
+        if line:
+            try:
+                rows.append(kind(**json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise SpilloverError(
+                    f"{path}, line {number}: not a row of this version ({error}). Mend or delete this line."
+                ) from None
+    return rows

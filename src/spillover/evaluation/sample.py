@@ -9,13 +9,38 @@ import numpy as np
 import torch
 from jinja2 import TemplateError
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from spillover.errors import SpilloverError
 from spillover.evaluation import Ask, Reply
 
+ROOM = 32  # tokens that a cache has room for before it is copied into a larger one
 MOST_ROWS = 512  # more gain nothing: a CPU is busy with fewer, and a GPU's memory ends before
 SHARE_OF_MEMORY = 0.5  # of the device, for keys, values and logits of a batch
 ASSUMED_BYTES = 8_000_000_000  # of memory, where the machine does not say
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer with room for tokens to come: a step writes its own keys and values and copies no others."""
+
+    keys: Any
+    values: Any
+    held: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        """Adds keys and values, (rows, heads, tokens, width) each, and returns all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        start, more = self.get_seq_length(), keys.shape[-2]
+        held = self.held
+        if held is None or held[0].data_ptr() != self.keys.data_ptr() or start + more > held[0].shape[-2]:
+            shape = (*keys.shape[:2], start + more + ROOM, keys.shape[-1])
+            held = self.held = keys.new_empty(shape), values.new_empty(shape)
+            if start:
+                held[0][..., :start, :], held[1][..., :start, :] = self.keys, self.values
+        held[0][..., start : start + more, :], held[1][..., start : start + more, :] = keys, values
+        self.keys, self.values = (one[..., : start + more, :] for one in held)
+        return self.keys, self.values
 
 
 def in_batches(asks: list[Ask], rows_per_batch: int = MOST_ROWS) -> list[list[Ask]]:
@@ -104,6 +129,7 @@ def sample(model: Any, tokenizer: Any, batch: list[Ask], *, temperature: float, 
         mask[row, length - len(prompt) :] = 1
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     output = model(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
@@ -150,7 +176,7 @@ def _pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> to
     """The next token of each row, by inverting the cumulative distribution at the row's uniform number: (rows,)."""
     if temperature == 0:
         return logits.argmax(-1)
-    cumulative = torch.softmax(logits / temperature, -1).cumsum(-1)
+    cumulative = torch.softmax(logits if temperature == 1 else logits / temperature, -1).cumsum(-1)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
