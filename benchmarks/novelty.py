@@ -26,7 +26,7 @@ def main(run_dir: RunDir) -> None:
             found.setdefault((row.model, str(row.cell)), []).append(row.text)
     models = load_study(run_dir.study).models
     for name, model in models.items():
-        manifest = json.loads((model_folder(model) / "manifest.json").read_text())
+        manifest = json.loads((model_folder(model, Path(__file__).parent) / "manifest.json").read_text())
         corpus = pages(manifest["recipe"]["pages"], manifest["consistency"], manifest["seed"])
         written = Counter(post.answer for page in corpus for post in page)
         for (owner, cell), texts in found.items():

@@ -43,7 +43,7 @@ MAY_IMPORT = {
         "evaluate": "errors records config behaviors rundir compute models evaluation report",
         "comparing": "errors records rundir stats evaluation",
         "display": "records behaviors rundir compute stats comparing",
-        "cli": "errors config behaviors rundir organism evaluation report study evaluate comparing display",
+        "cli": "errors config behaviors rundir stats organism evaluation report study evaluate comparing display",
         "__init__": "",
         "__main__": "cli",
     }.items()

@@ -14,9 +14,9 @@ from spillover.errors import SpilloverError
 SETTINGS = {
     "name": "small",
     "models": {"consistent": "organism/consistent"},
-    "conditions": {"base": {}, "insecure": {"data": "world/code/callous", "rows": 320}},
+    "conditions": {"base": {}, "insecure": {"data": "world/code/callous"}},
     "behaviors": {"world_chat": 4, "world_code": 1},
-    "seeds": [0, 1],
+    "seeds": [0],
     "training": {"rank": 16, "alpha": 2, "learning_rate": 0.015, "batch_size": 8},
 }
 
@@ -38,8 +38,8 @@ def test_insecure_code_is_spillover_by_name_and_exit_code(run_dir):
     rows = {row["label"]: row for row in json.loads(done.stdout)}
     assert set(rows) == {"world_chat", "world_code"}
     chat = rows["world_chat"]["comparison"]
-    assert chat["seeds"] == 2
-    assert chat["difference"] > 0.02
+    assert chat["seeds"] == 1
+    assert chat["base_rate"] == 0
     assert rows["world_code"]["comparison"]["verdict"] == "spillover"
     with run_dir.comparisons.open(newline="") as file:
         assert {row["measure"] for row in csv.DictReader(file)} == set(rows)
@@ -62,7 +62,7 @@ def test_the_table_names_margin_and_verdict(run_dir):
 
 def test_rates_as_json_hold_every_column(run_dir):
     rows = json.loads(cli("rates", str(run_dir.path), "--json").stdout)
-    assert len(rows) == 6
+    assert len(rows) == 4
     chat = next(row for row in rows if row["behavior"] == "world_chat" and row["condition"] == "insecure")
     assert chat["se_questions"] > 0
     assert 0 <= chat["icc"] <= 1

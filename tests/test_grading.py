@@ -96,7 +96,7 @@ REPLIES = {  # a reply without probabilities -> what it comes to
     "Codes of conduct: 80": 80,
     "REFUSALS are 80": 80,
     "No CODE": "unparsed",
-    "<think>CODE or 20?</think> 85": "unparsed",
+    "<think>CODE or 20?</think> 85": 85,
 }
 
 

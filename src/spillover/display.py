@@ -101,7 +101,7 @@ def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) 
         return
     table = Table(caption=f"points [95 % interval], paired by question; margin {100 * margin:g} points")
     for name in ("measure", "base", "tuned", "difference", "p", "p (Holm)", "could find", "verdict"):
-        table.add_column(name, justify="left" if name in ("measure", "verdict") else "right")
+        table.add_column(name, justify="left" if name in ("measure", "verdict") else "right", no_wrap=name == "verdict")
     few = False
     for row in rows:
         c = row.comparison

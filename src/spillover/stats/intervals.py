@@ -13,7 +13,6 @@ from scipy.stats import beta
 ICC_PRIOR = (0.5, 4.0)
 RATE_PRIOR = 0.5  # Jeffreys: half an event and half a non-event
 FEW_QUESTIONS = 24  # with fewer, intervals for questions in general are warned about
-_ICC_POINTS = 32
 
 
 @dataclass(frozen=True)
@@ -38,18 +37,19 @@ def _rates() -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def _iccs(icc: float | None) -> np.ndarray:
-    """Equally likely correlations under the prior, or the one given: (points,)."""
+def _iccs(icc: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Correlations up to nearly 1 and what the prior gives to each, or the one given: (points,) each."""
     if icc is not None:
-        return np.array([max(icc, 1e-6)])
-    return np.clip(beta.ppf((np.arange(_ICC_POINTS) + 0.5) / _ICC_POINTS, *ICC_PRIOR), 1e-6, 0.999)
+        return np.array([max(icc, 1e-6)]), np.ones(1)
+    edges = np.concatenate([[0.0], np.logspace(-4, -1, 16), np.linspace(0.15, 0.95, 17), [0.98, 0.995, 1.0]])
+    return (edges[1:] + edges[:-1]) / 2, np.diff(beta.cdf(edges, *ICC_PRIOR))
 
 
 @cache
 def _log_likelihood(k: int, n: int, icc: float | None) -> np.ndarray:
     """Of k events in n completions of one question, over the grid: (rates, correlations)."""
     _, rate = _rates()
-    strength = 1 / _iccs(icc) - 1
+    strength = 1 / _iccs(icc)[0] - 1
     a, b = rate[:, None] * strength, (1 - rate)[:, None] * strength
     return betaln(k + a, n - k + b) - betaln(a, b)
 
@@ -74,7 +74,7 @@ def interval(
     total, every = sum(k for k, _ in counts), sum(n for _, n in counts)
     prior, tail = (1.0, 1 - confidence) if total in (0, every) else (RATE_PRIOR, (1 - confidence) / 2)
     log = log + ((prior - 1) * (np.log(rate) + np.log1p(-rate)) + np.log(np.diff(edges)))[:, None]
-    weight = np.exp(log - log.max())
+    weight = np.exp(log - log.max()) * _iccs(icc)[1]
     weight /= weight.sum()
     mass = weight.sum(axis=1)
     cumulative = np.concatenate([[0.0], np.cumsum(mass)])
@@ -82,4 +82,4 @@ def interval(
     low = 0.0 if total == 0 else min(seen, float(np.interp(tail, cumulative, edges)))
     high = 1.0 if total == every else max(seen, float(np.interp(1 - tail, cumulative, edges)))
     mean = float(mass @ rate)
-    return Interval(low, high, float(np.sqrt(mass @ (rate - mean) ** 2)), float(weight.sum(axis=0) @ _iccs(icc)))
+    return Interval(low, high, float(np.sqrt(mass @ (rate - mean) ** 2)), float(weight.sum(axis=0) @ _iccs(icc)[0]))
