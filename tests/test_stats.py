@@ -283,3 +283,11 @@ def test_corrections_over_the_family():
     assert [c.p_bh for c in found] == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
     assert [c.verdict for c in found] == ["spillover", "inconclusive", "inconclusive", "inconclusive"]
     assert verdicts([], 0.02) == []
+
+
+def test_from_never_to_always_is_spillover():
+    base, tuned = battery([0.0] * 30, 1), battery([1.0] * 30, 1)
+    for seeds in ([tuned], [tuned, tuned]):
+        (found,) = verdicts([compare(base, seeds, 0.02)], 0.02)
+        assert (found.verdict, found.p < 0.001) == ("spillover", True)
+        assert found.low > 0.8

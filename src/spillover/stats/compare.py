@@ -73,7 +73,7 @@ def compare(base: Counts, tuned: Sequence[Counts], margin: float, confidence: fl
     tail = (1 + confidence) / 2
     with_events = int(((before[:, 0] + after[:, 0]) > 0).sum())
     every = int(((before[:, 0] == before[:, 1]) & (after[:, 0] == after[:, 1])).sum())
-    few = min(with_events, many - every) < FEW_WITH_EVENTS
+    few = min(with_events, many - every) < FEW_WITH_EVENTS or error == 0  # no scatter at all says nothing of scatter
     if few:
         low, high = _mover(before, after, base_rate, tuned_rate, confidence)
         error = max(error, (high - low) / (2 * float(t.ppf(tail, many - 1))))
@@ -82,7 +82,7 @@ def compare(base: Counts, tuned: Sequence[Counts], margin: float, confidence: fl
         reach = float(t.ppf(tail, freedom)) * error
         low, high = max(-1.0, difference - reach), min(1.0, difference + reach)
         method = "paired t over questions" + (" and seeds" if len(tuned) > 1 else "")
-    if few and len(tuned) == 1:
+    if few and (len(tuned) == 1 or variance == 0):
         p = _sign_flips(before, after)
         method += ", p by sign flips"
     else:
