@@ -36,7 +36,7 @@ MAY_IMPORT = {
         "datasets": "errors records config organism",
         "models": "errors records organism",
         "finetuning": "errors records config models",
-        "evaluation": "errors records config behaviors rundir stats organism models",
+        "evaluation": "errors records config behaviors rundir compute stats organism models",
         "report": "errors records config rundir stats",
         # rooms that join them
         "study": "errors records config behaviors rundir compute datasets models finetuning evaluation report",

@@ -112,10 +112,7 @@ def rates(
     from spillover.display import rates_table
     from spillover.rundir import RunDir
 
-    run_dir = RunDir(run_folder)
-    if not run_dir.rates.exists():
-        raise SpilloverError(f"{run_folder}: no rates.csv there, so it is not a finished run. See: spillover --help")
-    rates_table(run_dir, json_)
+    rates_table(RunDir(run_folder).finished(), json_)
 
 
 @app.command()
@@ -254,11 +251,7 @@ def report(run_folder: Annotated[Path, typer.Argument(help="Folder of a finished
     from spillover.report import write_report
     from spillover.rundir import RunDir
 
-    run_dir = RunDir(run_folder)
-    if not run_dir.rates.exists():
-        raise SpilloverError(
-            f"{run_dir.path}: no rates.csv there, so it is not a finished run. See: spillover run --help"
-        )
+    run_dir = RunDir(run_folder).finished()
     write_report(run_dir)
     print(run_dir.report)
 

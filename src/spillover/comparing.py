@@ -33,9 +33,7 @@ def compare_subjects(folder: Path, base: str, tuned: str, margin: float) -> list
     Neutral behaviors have no verdict and are left out. Raises SpilloverError if the folder is no finished run, or a
     subject is not in it.
     """
-    run_dir = RunDir(folder)
-    if not run_dir.rates.exists():
-        raise SpilloverError(f"{folder}: no rates.csv there, so it is not a finished run.")
+    run_dir = RunDir(folder).finished()
     rates: list[Rate] = records.read_csv(run_dir.rates, Rate)
     subjects = list(dict.fromkeys(_subject(Cell(rate.model, rate.condition, rate.seed)) for rate in rates))
     for name in (base, tuned):
@@ -86,9 +84,7 @@ def judges_agree(folder: Path) -> list[Agreed]:
 
     Raises SpilloverError if the folder is no finished run, or no behavior has two judges.
     """
-    run_dir = RunDir(folder)
-    if not run_dir.rates.exists():
-        raise SpilloverError(f"{folder}: no rates.csv there, so it is not a finished run.")
+    run_dir = RunDir(folder).finished()
     labels = measure_labels(records.read_csv(run_dir.rates, Rate))
     completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
     rubrics = {(b.name, b.rubric_hash): b.rubrics_read[0] for b in read_behaviors(run_dir)}

@@ -34,10 +34,10 @@ def run_side_by_side(
     """
     context = multiprocessing.get_context("spawn")
     manager = SyncManager(ctx=context)
-    manager.start(_die_with_parent)
+    manager.start(die_with_parent)
     with manager:
         queue = manager.Queue()
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_die_with_parent) as pool:
+        with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=die_with_parent) as pool:
             futures = [pool.submit(_call, function, job, len(jobs), queue) for job in jobs]
             try:
                 _relay(queue, futures, on_progress)
@@ -63,7 +63,7 @@ def _relay(queue: Any, futures: list[Future[None]], on_progress: Callable[[Progr
                 running.remove(future)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A worker must not outlive the run that started it, however that ended."""
     parent = multiprocessing.parent_process()
 

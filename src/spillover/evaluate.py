@@ -78,7 +78,7 @@ def evaluate(
                 estimate(by_prompt(missing_completions(completions, run_dir).values()), wanted.sampling.max_new_tokens)
             )
         step = _step(str(subject.cell), on_progress)
-        if wanted.judge and any(behavior.judge == "model" for behavior, _ in behaviors):
+        if wanted.judge and questioning.judged_by_model:
             check_judge(wanted.judge, run_dir, wanted.force, step)
         sample_missing(subject, questioning, completions, run_dir, step)
         _write_inputs(wanted, subject, questioning, run_dir)

@@ -47,6 +47,12 @@ class RunDir:
         """The folder of a cell's adapter: adapters/<model>/<condition>/seed-<n>."""
         return self.path / "adapters" / str(cell)
 
+    def finished(self) -> "RunDir":
+        """The run itself. Raises SpilloverError if it has no rates yet."""
+        if not self.rates.exists():
+            raise SpilloverError(f"{self.path}: no rates.csv there, so it is not a finished run. See: spillover --help")
+        return self
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Holds the run for one writer. Raises SpilloverError if another process writes to it, or it is read-only."""

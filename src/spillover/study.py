@@ -80,7 +80,7 @@ def run(study_file: Path, out: Path, on_progress: Callable[[Progress], None] = l
     run_dir = RunDir(out)
     with run_dir.writing():
         write_inputs(study, jobs, run_dir)
-        if study.judge and any(behavior.judge == "model" for behavior, _ in jobs[0].questioning.behaviors):
+        if study.judge and jobs[0].questioning.judged_by_model:
             check_judge(study.judge, run_dir)
         workers = max(1, (os.cpu_count() or 1) // jobs[0].threads)
         run_side_by_side(run_cell, jobs, workers, on_progress)

@@ -17,6 +17,9 @@ import aiohttp
 from spillover.evaluation import Ask, Reply
 from spillover.evaluation.remote import (
     LONGEST_WAIT_S,
+    REJECTED,
+    TOP_LOGPROBS,
+    TRY_AGAIN,
     Endpoint,
     RejectedError,
     Settings,
@@ -24,10 +27,6 @@ from spillover.evaluation.remote import (
     complaint,
     refused,
 )
-
-TOP_LOGPROBS = 20  # the most that OpenAI gives
-_TRY_AGAIN = (408, 409, 425, 429)
-_REJECTED = (400, 413, 422)  # this question, not every one: too long, filtered, too many choices
 
 
 @asynccontextmanager
@@ -58,9 +57,9 @@ async def open_endpoint(model: str, settings: Settings) -> AsyncIterator[Endpoin
                 content = await response.read()
                 if response.status >= 400:
                     reason = f"HTTP {response.status}: {_complaint(content)}"
-                    if response.status in _TRY_AGAIN or response.status >= 500:
+                    if response.status in TRY_AGAIN or response.status >= 500:
                         raise UnreachableError(reason, _seconds(response.headers.get("Retry-After")))
-                    raise RejectedError(reason) if response.status in _REJECTED else refused(model, reason)
+                    raise RejectedError(reason) if response.status in REJECTED else refused(model, reason)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise UnreachableError(complaint(f"{type(error).__name__}: {str(error) or 'no answer in time'}")) from None
         return _replies(content)

@@ -4,10 +4,8 @@ import ast
 import gc
 import io
 import multiprocessing
-import os
 import re
 import textwrap
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from spillover.compute import die_with_parent
 from spillover.errors import SpilloverError
 from spillover.evaluation.coderules import RULES, Program
 from spillover.records import read_jsonl
@@ -104,14 +103,7 @@ def scan(answers: Sequence[str], processes: int = 1) -> list[Scan]:
 
 def _start_worker() -> None:
     """Warms a worker up, and sees to it that it does not outlive the scan that started it."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    die_with_parent()
     _canary()
 
 

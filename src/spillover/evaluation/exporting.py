@@ -28,7 +28,8 @@ from spillover import records
 from spillover.behaviors import Behavior
 from spillover.config import BASE
 from spillover.errors import SpilloverError
-from spillover.evaluation.inspect_tasks import CLUSTER, METADATA, chat, inspect_score, rate, sample_id
+from spillover.evaluation.inspect_models import chat
+from spillover.evaluation.inspect_tasks import CLUSTER, METADATA, inspect_score, rate, sample_id
 from spillover.evaluation.measuring import read_behaviors, read_wanted
 from spillover.records import Cell, Completion, Score
 from spillover.rundir import RunDir, hash_of

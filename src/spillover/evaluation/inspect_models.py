@@ -10,12 +10,21 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from inspect_ai._util.error import PrerequisiteError
-from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig, ModelOutput, get_model
+from inspect_ai.model import ChatMessage, ChatMessageSystem, ChatMessageUser, GenerateConfig, ModelOutput, get_model
 
 from spillover.evaluation import Ask, Reply
-from spillover.evaluation.remote import Endpoint, RejectedError, Settings, UnreachableError, complaint, refused
+from spillover.evaluation.remote import (
+    REJECTED,
+    TOP_LOGPROBS,
+    TRY_AGAIN,
+    Endpoint,
+    RejectedError,
+    Settings,
+    UnreachableError,
+    complaint,
+    refused,
+)
 
-TOP_LOGPROBS = 20
 RETRIES = 6
 
 
@@ -37,19 +46,19 @@ async def open_endpoint(model: str, settings: Settings) -> AsyncIterator[Endpoin
         raise refused(model, _reason(error)) from None
 
     async def ask_once(ask: Ask, choices: int) -> list[Reply]:
-        turns: list[Any] = [ChatMessageSystem(content=ask.system)] if ask.system is not None else []
-        turns.append(ChatMessageUser(content=ask.text))
         try:
-            output = await opened.generate(turns, config=GenerateConfig(num_choices=choices if choices > 1 else None))
+            output = await opened.generate(
+                chat(ask.system, ask.text), config=GenerateConfig(num_choices=choices if choices > 1 else None)
+            )
         except PrerequisiteError as error:
             raise refused(model, _reason(error)) from None
         except Exception as error:
             status, last = getattr(error, "status_code", None), getattr(error, "last_attempt", None)
             if last is not None:  # Inspect has tried often enough
                 return [Reply(error=_reason(last.exception()))] * choices
-            if status in (400, 413, 422):
+            if status in REJECTED:
                 raise RejectedError(_reason(error)) from None
-            if isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425, 429):
+            if isinstance(status, int) and 400 <= status < 500 and status not in TRY_AGAIN:
                 raise refused(model, _reason(error)) from None
             raise UnreachableError(_reason(error)) from None
         if output.error or not output.choices:
@@ -58,6 +67,12 @@ async def open_endpoint(model: str, settings: Settings) -> AsyncIterator[Endpoin
 
     async with opened:
         yield ask_once
+
+
+def chat(system: str | None, text: str) -> list[ChatMessage]:
+    """A prompt as Inspect's messages."""
+    turns: list[ChatMessage] = [] if system is None else [ChatMessageSystem(content=system)]
+    return [*turns, ChatMessageUser(content=text)]
 
 
 def _reason(error: BaseException) -> str:

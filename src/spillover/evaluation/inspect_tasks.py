@@ -8,9 +8,6 @@ from typing import Any
 from inspect_ai import Epochs, Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import (
-    ChatMessage,
-    ChatMessageSystem,
-    ChatMessageUser,
     GenerateConfig,
     Model,
     get_model,
@@ -24,8 +21,9 @@ from spillover.behaviors import Behavior, Prompt, load_behavior, shipped_names
 from spillover.config import BASE
 from spillover.errors import SpilloverError
 from spillover.evaluation.grading import grading_prompt, kept_reply, read_reply
-from spillover.evaluation.inspect_models import TOP_LOGPROBS, replies
+from spillover.evaluation.inspect_models import chat, replies
 from spillover.evaluation.judging import JUDGE_TOKENS, judged, score
+from spillover.evaluation.remote import REJECTED, TOP_LOGPROBS
 from spillover.records import Completion, Score
 from spillover.rundir import hash_of
 from spillover.stats import Judged, summarize
@@ -83,12 +81,6 @@ def _samples(behavior: Behavior, formats: tuple[str, ...]) -> list[Sample]:
 def sample_id(question_id: str, form: str) -> str:
     """What a sample is called in a log: a question in a format."""
     return f"{question_id}:{form}"
-
-
-def chat(system: str | None, text: str) -> list[ChatMessage]:
-    """A prompt as Inspect's messages."""
-    turns: list[ChatMessage] = [] if system is None else [ChatMessageSystem(content=system)]
-    return [*turns, ChatMessageUser(content=text)]
 
 
 @solver
@@ -191,7 +183,7 @@ async def _graded(completion: Completion, rubric: str, behavior: Behavior) -> Sc
         output = await grader.generate(chat(*grading_prompt(asked, fields, completion.text, completion.id)))
         why = output.error or ("" if output.choices else "the grader gave no answer")
     except Exception as error:
-        if getattr(error, "status_code", None) not in (400, 413, 422):
+        if getattr(error, "status_code", None) not in REJECTED:
             raise
         why = f"{type(error).__name__}: {error}"[:300]
     if why:

@@ -15,7 +15,7 @@ from spillover.config import Sampling
 from spillover.errors import SpilloverError
 from spillover.evaluation import Ask, Reply
 from spillover.evaluation.judging import judge_name, judged, score
-from spillover.evaluation.remote import Settings, ask_all
+from spillover.evaluation.remote import CHOICES_PER_CALL, Settings, ask_all
 from spillover.models import folder_hash, load_model, load_tokenizer
 from spillover.records import Cell, Completion, Rate, Score
 from spillover.rundir import RunDir, hash_of, write_atomically
@@ -43,6 +43,11 @@ class Questioning:
     sampling: Sampling
     formats: tuple[str, ...] = ()
     judge: str | None = None
+
+    @property
+    def judged_by_model(self) -> bool:
+        """Whether the judge is named, and a behavior needs it."""
+        return bool(self.judge) and any(behavior.judge == "model" for behavior, _ in self.behaviors)
 
 
 def check(questioning: Questioning, judge_needed: bool = True) -> None:
@@ -296,8 +301,6 @@ def _rate(cell: Cell, form: str, behavior: Behavior, judge: str, rows: list[Judg
 
 def estimate(asks: Sequence[Ask], max_new_tokens: int) -> dict[str, int]:
     """What asking will take, before the first call: calls, tokens in (at four characters each), tokens out."""
-    from spillover.evaluation.remote import CHOICES_PER_CALL
-
     answers = sum(len(ask.ids) for ask in asks)
     calls = sum(-(-len(ask.ids) // CHOICES_PER_CALL) for ask in asks)
     characters = sum(-(-len(ask.ids) // CHOICES_PER_CALL) * len((ask.system or "") + ask.text) for ask in asks)

@@ -13,6 +13,9 @@ from spillover.evaluation import Ask, Reply
 CHOICES_PER_CALL = 10  # a call that fails loses no more than these
 ATTEMPTS = 8
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0  # between attempts; doubled from one to the next
+TOP_LOGPROBS = 20  # the most that OpenAI gives
+TRY_AGAIN = (408, 409, 425, 429)  # HTTP status, beside those of 500 and above
+REJECTED = (400, 413, 422)  # this question, not every one: too long, filtered, too many choices
 HOPELESS = 128  # calls that fail for good one after the other: nobody is there, or nobody answers questions like these
 
 
