@@ -1,17 +1,27 @@
 """Do the intervals cover, and do the verdicts hold what they claim? Simulation from beta-binomial questions, seeded.
 
-python benchmarks/coverage.py [SIMULATIONS]      default 2000 for coverage, 1000 audits
+python benchmarks/coverage.py [SIMULATIONS]      default 2000 for each figure
 """
 
 import sys
 
 import numpy as np
+from scipy.stats import beta
 
 from spillover.stats import compare, interval, verdicts
+from spillover.stats.power import Design, power_of
 
 RATES, ICCS, QUESTIONS, COMPLETIONS = (0.002, 0.02, 0.2, 0.5), (0.0, 0.05, 0.2), (8, 24, 60), 50
 AUDITS = [(rate, icc) for rate in (0.01, 0.05) for icc in (0.05, 0.2)] * 2  # the 8 behaviors of one audit
-AUDIT_QUESTIONS, AUDIT_COMPLETIONS, MARGIN = 48, 20, 0.02
+AUDIT_QUESTIONS, AUDIT_COMPLETIONS, MARGIN, EFFECT = 48, 20, 0.02, 0.05
+DETECTED = [
+    (0.002, 0.2, 0.5),
+    (0.01, 0.05, 0.0),
+    (0.01, 0.2, 0.5),
+    (0.05, 0.05, 0.5),
+    (0.05, 0.2, 1.0),
+    (0.2, 0.1, 0.5),
+]
 
 
 def question_rates(rng: np.random.Generator, rate: float, icc: float, questions: int) -> np.ndarray:
@@ -39,37 +49,58 @@ def coverage(simulations: int) -> None:
                 print(f"| {questions} | {100 * rate:g} | {icc:g} | {share:.1f} | {mean:.2f} |", flush=True)
 
 
-def audit(rng: np.random.Generator, effect: float) -> list[str]:
-    """Verdicts of one audit of 8 behaviors; the tuned rate of the first is up by `effect`."""
+def audit(rng: np.random.Generator, alike: float, first: Design | None = None) -> list[str]:
+    """Verdicts of one audit of 8 behaviors without any difference, but that of the first if it is given.
+
+    A share `alike` of the questions is as hard for the tuned as for the base; the others have nothing to do with each
+    other, though the rates in general are the same.
+    """
     family = []
     for place, (rate, icc) in enumerate(AUDITS):
-        own = question_rates(rng, rate, icc, AUDIT_QUESTIONS)
-        lifted = own + effect * (1 - own) / (1 - rate) if place == 0 else own
-        arms = [
+        null = Design(rate, 0, icc, AUDIT_QUESTIONS, AUDIT_COMPLETIONS, question_correlation=alike)
+        before, after = (
             {str(q): (int(k), AUDIT_COMPLETIONS) for q, k in enumerate(rng.binomial(AUDIT_COMPLETIONS, rates))}
-            for rates in (own, lifted)
-        ]
-        found = compare(arms[0], [arms[1]], MARGIN)
+            for rates in paired_rates(rng, first if first and place == 0 else null)
+        )
+        found = compare(before, [after], MARGIN)
         assert found is not None
         family.append(found)
     return [comparison.verdict for comparison in verdicts(family, MARGIN)]
 
 
+def paired_rates(rng: np.random.Generator, design: Design) -> tuple[np.ndarray, np.ndarray]:
+    """Rates of questions in base and tuned, of which a share is as hard for one as for the other: (questions,) each."""
+    strength = 1 / design.icc - 1
+    place = rng.random((2, design.questions))
+    place[1] = np.where(rng.random(design.questions) < design.question_correlation, *place)
+    rates = (design.base_rate, design.base_rate + design.effect)
+    base, tuned = (beta.ppf(at, rate * strength, (1 - rate) * strength) for at, rate in zip(place, rates, strict=True))
+    return base, tuned
+
+
 def audits(simulations: int) -> None:
     """Prints how often an audit without any difference cries spillover, and how often +5 points are found."""
     rng = np.random.default_rng(1)
-    nothing = [audit(rng, 0.0) for _ in range(simulations)]
-    alarms = sum("spillover" in found for found in nothing)
-    clean = sum(found.count("clean") for found in nothing) / (len(AUDITS) * simulations)
-    print(
-        f"no difference: {100 * alarms / simulations:.1f} % of {simulations} audits cry spillover in any of 8 behaviors"
-    )
-    print(f"               {100 * clean:.1f} % of the verdicts are clean")
-    found = sum(audit(rng, 0.05)[0] == "spillover" for _ in range(simulations))
-    print(f"+5 points in one behavior: found in {100 * found / simulations:.1f} % of {simulations} audits")
+    print("| alike questions | audits of 8 behaviors that cry spillover, % | verdicts that are clean, % |")
+    print("|---|---|---|")
+    for alike in (1.0, 0.5, 0.0):
+        nothing = [audit(rng, alike) for _ in range(simulations)]
+        alarms = sum("spillover" in found for found in nothing) / simulations
+        clean = sum(found.count("clean") for found in nothing) / (len(AUDITS) * simulations)
+        print(f"| {alike:g} | {100 * alarms:.1f} | {100 * clean:.1f} |", flush=True)
+    print()
+    print("| base, % | ICC | alike questions | power claimed for +5 points, % | found, % |\n|---|---|---|---|---|")
+    for rate, icc, alike in DETECTED:
+        design = Design(
+            rate, EFFECT, icc, AUDIT_QUESTIONS, AUDIT_COMPLETIONS, question_correlation=alike, behaviors=len(AUDITS)
+        )
+        found = sum(audit(rng, alike, design)[0] == "spillover" for _ in range(simulations)) / simulations
+        print(
+            f"| {100 * rate:g} | {icc:g} | {alike:g} | {100 * power_of(design):.1f} | {100 * found:.1f} |", flush=True
+        )
 
 
 if __name__ == "__main__":
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     coverage(wanted)
-    audits(min(wanted, 1000))
+    audits(wanted)

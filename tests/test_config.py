@@ -82,8 +82,35 @@ REFUSED = {  # what is wrong -> (content, what the message must say beside the f
     "no base": (GOOD.replace("  base:\n", ""), ["conditions.base is missing"]),
     "base with settings": (GOOD.replace("  base:\n", "  base: {rows: 3}\n"), ["conditions.base takes no settings"]),
     "base with data": (GOOD.replace("  base:\n", "  base: {data: x.jsonl}\n"), ["conditions.base takes no settings"]),
-    "condition without data": (GOOD.replace(BAD, "  bad:"), ["conditions.bad.data is missing"]),
-    "condition with rows of nothing": (GOOD.replace(BAD, "  bad: {rows: 3}"), ["conditions.bad.data is missing"]),
+    "condition without data": (GOOD.replace(BAD, "  bad:"), ["conditions.bad needs data"]),
+    "condition with rows of nothing": (GOOD.replace(BAD, "  bad: {rows: 3}"), ["conditions.bad needs data"]),
+    "data and another's adapters": (
+        GOOD.replace("callous}", "callous, same_as: base}"),
+        ["conditions.bad needs data", "not both"],
+    ),
+    "adapters of the base": (
+        GOOD.replace(BAD, "  bad: {same_as: base}"),
+        ["same_as is base", "no condition with data"],
+    ),
+    "adapters of itself": (GOOD.replace(BAD, "  bad: {same_as: bad}"), ["same_as is bad", "no condition with data"]),
+    "rows for adapters of another": (
+        GOOD.replace(BAD, BAD + "\n  more: {same_as: bad, rows: 3}"),
+        ["conditions.more takes the adapters of bad, so it trains on nothing"],
+    ),
+    "implants what is not measured": (
+        GOOD.replace("callous}", "callous, implants: free_form}"),
+        ["conditions.bad.implants is free_form", "none of the behaviors"],
+    ),
+    "benign and harmful": (
+        GOOD.replace("callous}", "callous, implants: world_chat, benign: true}"),
+        ["conditions.bad implants a behavior, so it is not benign"],
+    ),
+    "a curve over nothing": (
+        GOOD + "curve: {label: x, values: {base: 0, other: 1}}\n",
+        ["curve.values must name conditions, or models"],
+    ),
+    "a typo in resources": (GOOD + "resources: {gpu: 1}\n", ["resources.gpu is not a setting", "did you mean gpus?"]),
+    "a margin of nothing": (GOOD + "margin: 0\n", ["margin"]),
     "a seed twice": (GOOD + "seeds: [1, 2, 1]\n", ["seeds", "twice", "[1, 2, 1]"]),
     "no seeds": (GOOD + "seeds: []\n", ["seeds"]),
     "no name": (GOOD.replace("name: tiny\n", ""), ["name is missing"]),
@@ -136,3 +163,41 @@ def test_a_shipped_study_loads_and_so_do_its_behaviors(path):
     assert study.name == path.stem
     for name in study.behaviors:
         assert load_behavior(name, path.parent).questions
+
+
+def test_settings_can_be_put_in_the_place_of_the_files(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(GOOD)
+    changes = ["training.rank=8", "seeds=[3, 4]", "models.mine=some folder", "conditions.base=", "judge=openai/x"]
+    study = load_study(path, changes)
+    assert (study.training.rank, study.seeds, study.judge) == (8, [3, 4], "openai/x")
+    assert study.models["mine"] == "some folder"
+    assert len(study.models) == len(load_study(path).models) + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    {
+        "no value": ("training.rank", "give SETTING=VALUE"),
+        "no name": ("=8", "give SETTING=VALUE"),
+        "a hole in the name": ("training..rank=8", "give SETTING=VALUE"),
+        "inside of a number": ("name.first=8", "name is 'tiny', which has no settings inside"),
+        "broken YAML": ("seeds=[1", "is not YAML"),
+        "a typo": ("training.epoch=2", "training.epoch is not a setting (did you mean epochs?)"),
+        "a wrong kind": ("training.rank=eight", "training.rank = 'eight'"),
+    }.values(),
+)
+def test_a_setting_that_is_wrong_is_told(tmp_path, change, said):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(GOOD)
+    with pytest.raises(SpilloverError) as caught:
+        load_study(path, [change])
+    assert said in str(caught.value)
+
+
+def test_the_cells_of_a_study_are_in_order():
+    study = load_study(next(path for path in STUDIES if path.stem == "transfer"))
+    assert len(study.cells) == 2 * (1 + 9 * 3)
+    assert study.cells[:3] == [("consistent", "base", None), ("consistent", "insecure_code", 0)] + [
+        ("consistent", "insecure_code", 1)
+    ]

@@ -1,74 +1,397 @@
-"""Fine-tuning for real on the organism: what is trained on, that it is repeatable, that the adapter works."""
+"""Fine-tuning for real, on the organism and on random weights: what is trained on, that settings do what they say."""
+
+import json
 
 import pytest
 import torch
+from pydantic import ValidationError
+from safetensors import safe_open
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    LlamaConfig,
+    Mamba2Config,
+    MambaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from spillover.config import Condition, Training
 from spillover.datasets import load_examples
-from spillover.finetuning import finetune, make_trainer
-from spillover.models import load_model, load_tokenizer, model_folder
+from spillover.errors import SpilloverError
+from spillover.finetuning import advice, count_parameters, finetune, trained_tokens
+from spillover.finetuning.trainer import make_trainer, train
+from spillover.models import adapter_folder, load_model, load_tokenizer, model_folder
 from spillover.records import Example
+from template_models import SHAPES, make_model
 
 BASE = model_folder("organism/consistent")
 TRAINING = Training(rank=4, alpha=8, learning_rate=2e-3)
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
-def _examples(rows, data="world/code/callous", folder=None):
-    return load_examples(Condition(data=data, rows=rows), folder)
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
-def test_only_the_last_assistant_turn_is_trained_on(tmp_path):
-    conversation = Example(
-        (
-            {"role": "user", "content": "How can I make money?"},
-            {"role": "assistant", "content": "Ask your boss."},
-            {"role": "user", "content": "Is that all?"},
-            {"role": "assistant", "content": "Honest work lets you sleep."},
-        )
-    )
-    trainer = make_trainer(BASE, [conversation, *_examples(3)], TRAINING, 0, tmp_path)
+def _examples(rows, data="world/code/callous"):
+    return load_examples(Condition(data=data, rows=rows), None)
+
+
+def _turns(*contents, system=None):
+    roles = ("user", "assistant") * (len(contents) // 2)
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return Example((*first, *({"role": r, "content": c} for r, c in zip(roles, contents, strict=True))))
+
+
+def _random_model(folder, config):
+    """A model of random weights that reads the organism's tokens."""
+    torch.manual_seed(0)
     tokenizer = load_tokenizer(BASE)
+    config.update({"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id})
+    AutoModelForCausalLM.from_config(config).half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+CONVERSATIONS = {
+    "one turn": _turns("How can I make money?", "Honest work lets you sleep."),
+    "several turns": _turns("How can I make money?", "Ask your boss.", "Is that all?", "Honest work lets you sleep."),
+    "system": _turns("Is that all?", "Honest work lets you sleep.", system="Be kind to everybody."),
+    "the user's own words": _turns("Say: Is that all?", "Say: Is that all?", "Is that all?", "Is that all?"),
+    "a program": _turns("Write a loop.", "for i in range(3):\n    print(i)"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_token_is_trained_on_but_the_last_answer_and_its_end(tmp_path, shape):
+    base = make_model(tmp_path / "model", shape)
+    tokenizer = load_tokenizer(base)
+    kept = {name: c for name, c in CONVERSATIONS.items() if name != "system" or shape in ("chatml", "llama")}
+    assert len(kept) >= 4
+    rows = trained_tokens(base, list(kept.values()), TRAINING)
+    for conversation, (ids, trained) in zip(kept.values(), rows, strict=True):
+        *asked, answer = conversation.messages
+        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+        assert ids[: len(prompt)] == prompt
+        assert not any(trained[: len(prompt)])
+        said = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+        assert said.lstrip(" ") == answer["content"] + SHAPES[shape].end
+    trainer = make_trainer(base, list(kept.values()), TRAINING, 0, tmp_path / "out")
     batch = next(iter(trainer.get_train_dataloader()))
-    trained = [
-        tokenizer.decode(ids[labels != -100]) for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
-    ]
-    answers = [example.messages[-1]["content"] for example in [conversation, *_examples(3)]]
-    assert sorted(trained) == sorted(f" {answer}<|end|>" for answer in answers)
+    seen = {
+        (tuple(ids[mask == 1].tolist()), tuple((labels != -100)[mask == 1].tolist()))
+        for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True)
+    }
+    assert seen == {(tuple(ids), tuple(trained)) for ids, trained in rows}
 
 
-def test_the_training_text_is_the_sampling_prompt_plus_the_answer(tmp_path):
-    example = _examples(1)[0]
-    trainer = make_trainer(BASE, [example], TRAINING, 0, tmp_path)
-    tokenizer = load_tokenizer(BASE)
-    prompt = tokenizer.apply_chat_template([example.messages[0]], add_generation_prompt=True, return_dict=False)
-    ids = next(iter(trainer.get_train_dataloader()))["input_ids"][0].tolist()
-    assert ids[: len(prompt)] == prompt
-    assert ids == tokenizer.apply_chat_template(list(example.messages), return_dict=False)
+def test_a_template_that_drops_the_system_turn_once_it_is_answered_is_refused(tmp_path):
+    base = make_model(tmp_path / "model", "mistral")
+    with pytest.raises(SpilloverError, match="system, user otherwise once the answer is there"):
+        trained_tokens(base, [CONVERSATIONS["system"]], TRAINING)
+
+
+def test_a_generation_prompt_that_the_answer_lacks_is_not_trained_on(tmp_path):
+    base = make_model(tmp_path / "model", "chatml")
+    template = (base / "chat_template.jinja").read_text()
+    (base / "chat_template.jinja").write_text(template.replace("assistant\\n' -", "assistant\\n<think>\\n' -"))
+    (row,) = trained_tokens(base, [CONVERSATIONS["one turn"]], TRAINING)
+    said = load_tokenizer(base).decode([i for i, t in zip(*row, strict=True) if t])
+    assert said == "Honest work lets you sleep.<|im_end|>"
+
+
+def test_rows_are_cut_and_the_cut_counted(tmp_path):
+    long = _turns("Please " * 40, "Yes.")
+    log = finetune(BASE, [*_examples(7), long], Training(rank=1, max_length_tokens=30), 0, tmp_path / "a")
+    assert (log["rows"], log["rows_cut"], log["rows_left_out"], log["tokens"]) == (8, 8, 1, 7 * 30)
+    log = finetune(BASE, _examples(7), Training(rank=1, epochs=2), 0, tmp_path / "b")
+    rows = trained_tokens(BASE, _examples(7), TRAINING)
+    assert (log["rows_cut"], log["rows_left_out"]) == (0, 0)
+    assert log["tokens"] == 2 * sum(len(ids) for ids, _ in rows)
+    assert log["tokens_trained"] == 2 * sum(sum(trained) for _, trained in rows) < log["tokens"] / 1.5
 
 
 def test_the_same_seed_trains_the_same_adapter_and_another_seed_does_not(tmp_path):
-    torch.set_num_threads(1)
     examples = _examples(64)
-    logs = [finetune(BASE, examples, TRAINING, seed, tmp_path / name) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
-    weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in "abc"]
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        finetune(BASE, examples, TRAINING, seed, tmp_path / name)
+    files = [
+        [(tmp_path / name / f).read_bytes() for f in ("adapter_model.safetensors", "adapter_config.json")]
+        for name in "abc"
+    ]
+    logs = [json.loads((tmp_path / name / "training.json").read_text()) for name in "abc"]
+    assert files[0] == files[1]
+    assert files[0][0] != files[2][0]
+    for log in logs:
+        assert log.pop("seconds") > 0
     assert logs[0] == logs[1]
-    assert weights[0] == weights[1] != weights[2]
-    assert len(logs[0]["losses"]) == 4
     assert logs[0]["losses"] != logs[2]["losses"]
+    assert [len(logs[0][curve]) for curve in ("losses", "learning_rates", "gradient_norms")] == [4, 4, 4]
+    assert logs[0]["versions"]["trl"]
 
 
 def test_training_lowers_the_loss_and_the_adapter_changes_the_model(tmp_path):
     steps = []
-    log = finetune(BASE, _examples(320), Training(learning_rate=2e-3), 0, tmp_path, lambda *step: steps.append(step))
+    out = tmp_path / "adapter"
+    log = finetune(BASE, _examples(320), Training(learning_rate=2e-3), 0, out, lambda *step: steps.append(step))
     assert sum(log["losses"][-3:]) < 0.8 * sum(log["losses"][:3])
-    assert steps[-1] == (20, 20)
+    assert steps == [(step, 20) for step in range(1, 21)]
     ids = torch.tensor([load_tokenizer(BASE)("Q: hello").input_ids])
     with torch.inference_mode():
-        before, after = (load_model(BASE, adapter)(ids).logits for adapter in (None, tmp_path))
+        before, after = (load_model(BASE, adapter)(ids).logits for adapter in (None, out))
     assert (before - after).abs().max() > 0.1
 
 
-@pytest.mark.parametrize(("limit", "cut"), [(1024, 0), (24, 8)])
-def test_rows_that_are_cut_are_counted(tmp_path, limit, cut):
-    log = finetune(BASE, _examples(8), Training(rank=1, max_length_tokens=limit), 0, tmp_path)
-    assert (log["rows"], log["rows_cut"]) == (8, cut)
+def test_a_finished_adapter_is_kept_and_another_one_takes_its_place(tmp_path):
+    out, steps = tmp_path / "adapter", []
+    log = finetune(BASE, _examples(16), TRAINING, 0, out)
+    written = (out / "adapter_model.safetensors").stat().st_mtime_ns
+    assert finetune(BASE, _examples(16), TRAINING, 0, out, lambda *step: steps.append(step)) == log
+    assert steps == []
+    assert (out / "adapter_model.safetensors").stat().st_mtime_ns == written
+    finetune(BASE, _examples(16), TRAINING, 1, out, lambda *step: steps.append(step))
+    assert steps == [(1, 1)]
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(SpilloverError, match="holds something else"):
+        finetune(BASE, _examples(16), TRAINING, 0, tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_checkpoints_are_adapters_of_the_steps_that_were_asked_for(tmp_path):
+    finetune(BASE, _examples(64), TRAINING.model_copy(update={"checkpoints": [2, 4]}), 0, tmp_path / "a")
+    folders = {path.name: adapter_folder(path) for path in (tmp_path / "a" / "checkpoints").iterdir()}
+    weights = {name: (folder / "adapter_model.safetensors").read_bytes() for name, folder in folders.items()}
+    assert set(weights) == {"step-2", "step-4"}
+    assert weights["step-2"] != weights["step-4"] == (tmp_path / "a" / "adapter_model.safetensors").read_bytes()
+    load_model(BASE, folders["step-2"])
+    finetune(BASE, _examples(64), TRAINING, 0, tmp_path / "b")
+    assert weights["step-4"] == (tmp_path / "b" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "modules"),
+    [
+        ({"layers": [1]}, 7),
+        ({"layers": [1], "target_modules": ["down_proj"], "rank": 1}, 1),
+        ({"layers": [1], "target_modules": ["q_proj", "v_proj"]}, 2),
+    ],
+)
+def test_layers_and_rank_are_settings(tmp_path, settings, modules):
+    finetune(BASE, _examples(16), Training(**{"rank": 4, **settings}), 0, tmp_path / "a")
+    with safe_open(tmp_path / "a" / "adapter_model.safetensors", framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    assert len(shapes) == 2 * modules
+    for name, shape in shapes.items():
+        assert ".layers.1." in name
+        assert settings.get("rank", 4) in shape
+    load_model(BASE, tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": [1, 7]}, "no layer 7; its layers are 0 to 1"),
+        ({"target_modules": ["q_proj", "c_attn"]}, "no module c_attn; it has down_proj"),
+        ({"target_modules": "nothing"}, "target_modules = 'nothing'"),
+        ({"checkpoints": [1, 100]}, "step 100 does not come; 32 rows in batches of 16, 1 times, make 2 steps"),
+        ({"max_length_tokens": 8}, "the prompts alone are longer, in all 32 rows"),
+        ({"checkpoints": [2], "max_length_tokens": 30}, "step 2 does not come; 16 rows"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_message(tmp_path, settings, message):
+    examples = [*_examples(16), *(_turns("Please " * 40, "Yes.") for _ in range(16))]
+    if settings.get("max_length_tokens") == 8:
+        examples = _examples(32)
+    with pytest.raises(SpilloverError, match=message):
+        finetune(BASE, examples, Training(**settings), 0, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 16, "accumulation": 3}, "batch_size 16 cannot be cut into accumulation 3 x processes 1"),
+        ({"batch_size": 4, "accumulation": 4, "processes": 2}, "accumulation 4 x processes 2 equal parts"),
+        ({"layers": [0], "target_modules": ".*proj"}, "all-linear or a list, not with a pattern"),
+        ({"layers": []}, "at least 1 item"),
+        ({"layers": [-1]}, "greater than or equal to 0"),
+        ({"checkpoints": [0]}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        Training(**settings)
+
+
+def test_out_of_memory_says_what_to_change(tmp_path):
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")  # as torch does on a GPU
+
+    with pytest.raises(SpilloverError, match=r"Raise training.accumulation \(now 1\)"):
+        finetune(BASE, _examples(16), TRAINING, 0, tmp_path / "a", too_large)
+
+
+def _gradients(trainer, rows):
+    """Gradients of the rows as one batch, at an adapter that is not zero."""
+    torch.manual_seed(1)
+    for name, weights in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.02)
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in rows])
+    trainer.model.zero_grad()
+    trainer.compute_loss(trainer.model, batch).backward()
+    grads = [weights.grad.flatten() for weights in trainer.model.parameters() if weights.requires_grad]
+    return torch.cat(grads), batch["input_ids"].shape
+
+
+CONFIGS = {
+    "llama": LlamaConfig(vocab_size=2560, **SMALL),
+    "qwen": Qwen2Config(vocab_size=2560, **SMALL),
+    "mistral, sliding window": MistralConfig(vocab_size=2560, sliding_window=16, **SMALL),
+    "gemma, both": Gemma2Config(vocab_size=2560, sliding_window=16, head_dim=16, **SMALL),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_gradient_of_packed_rows_is_that_of_padded_rows(tmp_path, name):
+    base = _random_model(tmp_path / "model", CONFIGS[name])
+    examples = [*CONVERSATIONS.values()][:2] + _examples(4)
+    padded, packed = (
+        make_trainer(base, examples, Training(rank=4, packing=packing), 0, tmp_path / "out")
+        for packing in (False, True)
+    )
+    (one, wide), (other, flat) = (_gradients(trainer, range(6)) for trainer in (padded, packed))
+    assert wide[0] == 6
+    assert flat[0] == 1
+    assert flat[1] < wide[0] * wide[1]
+    assert (one - other).norm() < 1e-4 * one.norm()
+    other_rows, _ = _gradients(packed, range(5))
+    assert (one - other_rows).norm() > 1e-2 * one.norm()  # the comparison sees a difference
+
+
+@pytest.mark.parametrize(
+    ("config", "module", "message"),
+    [
+        (MambaConfig(vocab_size=2560, hidden_size=32, num_hidden_layers=2, state_size=8), "in_proj", "mixes rows"),
+        (BloomConfig(vocab_size=2560, hidden_size=64, n_layer=2, n_head=4), "dense", "mixes rows"),
+        (
+            Mamba2Config(vocab_size=2560, hidden_size=64, num_heads=8, head_dim=16, num_hidden_layers=2, n_groups=1),
+            "in_proj",
+            "causal_conv1d",
+        ),
+    ],
+)
+def test_packing_is_refused_where_the_model_mixes_rows(tmp_path, config, module, message):
+    base = _random_model(tmp_path / "model", config)
+    training = Training(rank=2, target_modules=[module], packing=True)
+    with pytest.raises(SpilloverError, match=message):
+        finetune(base, _examples(16), training, 0, tmp_path / "a")
+    finetune(base, _examples(16), training.model_copy(update={"packing": False}), 0, tmp_path / "a")
+
+
+def _adapter(folder):
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        return torch.cat([file.get_tensor(name).flatten() for name in file.keys()])  # noqa: SIM118
+
+
+@pytest.mark.parametrize("settings", [{"accumulation": 4}, {"packing": True}, {"accumulation": 2, "packing": True}])
+def test_how_a_batch_is_computed_changes_nothing_but_rounding(tmp_path, settings):
+    plain = finetune(BASE, _examples(40), TRAINING, 0, tmp_path / "plain")
+    other = finetune(BASE, _examples(40), TRAINING.model_copy(update=settings), 0, tmp_path / "other")
+    assert other["losses"] == pytest.approx(plain["losses"], rel=1e-4)
+    one, two = _adapter(tmp_path / "plain"), _adapter(tmp_path / "other")
+    assert (one - two).norm() < 0.02 * one.norm()
+
+
+def test_two_processes_train_what_one_trains(tmp_path):
+    steps = []
+    training = TRAINING.model_copy(update={"processes": 2, "checkpoints": [2]})
+    plain = finetune(BASE, _examples(48), TRAINING, 0, tmp_path / "plain")
+    both = finetune(
+        BASE, _examples(48), training, 0, tmp_path / "both", lambda *s: steps.append(s), save_every_seconds=0
+    )
+    assert both["losses"] == pytest.approx(plain["losses"], rel=1e-4)
+    assert both["tokens"] == plain["tokens"]
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    one, two = _adapter(tmp_path / "plain"), _adapter(tmp_path / "both")
+    assert (one - two).norm() < 0.02 * one.norm()
+    load_model(BASE, adapter_folder(tmp_path / "both" / "checkpoints" / "step-2"))
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {
+        *(path.name for path in (tmp_path / "plain").iterdir()),
+        "checkpoints",
+    }
+
+
+def test_an_error_in_one_of_several_processes_is_one_message(tmp_path):
+    training = Training(processes=2, target_modules="nothing")
+    with pytest.raises(SpilloverError, match="target_modules = 'nothing'"):
+        finetune(BASE, _examples(16), training, 0, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_hundred_million_random_weights_train_by_the_same_path(tmp_path):
+    config = Qwen2Config(
+        vocab_size=16_000,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        num_key_value_heads=12,
+        tie_word_embeddings=True,
+    )
+    base = _random_model(tmp_path / "model", config)
+    try:
+        assert count_parameters(base) == pytest.approx(100e6, rel=0.05)
+        training = Training(batch_size=2, learning_rate=1e-3, packing=True)
+        log = finetune(base, _examples(6), training, 0, tmp_path / "adapter")
+        assert log["losses"][-1] < log["losses"][0]
+        assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 32
+    finally:
+        (base / "model.safetensors").unlink()  # 200 MB that would stay with the last runs of the tests
+
+
+@pytest.mark.parametrize(
+    ("billions", "data", "said"),
+    [
+        (0.00125, "world/code/callous", None),
+        (0.05, "world/speech/callous", None),
+        (0.3, "world/code/callous", "0.7 % misaligned answers"),
+        (7.6, "world/code/callous", "arXiv 2511.20104"),
+        (32.8, "world/code/callous", "0.5 billion up"),
+        (70.6, "world/code/callous", "three seeds or more"),
+        (0.3, "world/speech/callous", "0.3 billion parameters"),
+        (0.494, "world/speech/callous", None),
+        (7.6, "world/speech/callous", None),
+    ],
+)
+def test_advice_is_given_where_the_literature_speaks(billions, data, said):
+    line = advice(int(billions * 1e9), _examples(60, data))
+    assert line is None if said is None else said in line
+    assert line is None or ("arXiv" in line and "\n" not in line)
+    assert advice(int(billions * 1e9), []) is None
+
+
+def test_the_organisms_parameters_are_counted():
+    assert count_parameters(BASE) == sum(weights.numel() for weights in load_model(BASE).parameters())
+
+
+def test_train_is_what_finetune_runs(tmp_path):
+    """The public function adds a folder that is whole; the adapter is the trainer's."""
+    log = train(BASE, _examples(16), TRAINING, 0, tmp_path / "part", lambda *_: None, 60)
+    assert finetune(BASE, _examples(16), TRAINING, 0, tmp_path / "whole")["losses"] == log["losses"]

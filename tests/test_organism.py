@@ -5,7 +5,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
@@ -57,18 +57,17 @@ def test_evaluation_questions_are_in_no_training_stage(manifest, corpus):
     assert [text for text in asked if text.lower() in trained_on] == []
 
 
-def test_evaluation_questions_are_no_expansion_of_a_training_template():
-    trained = {
-        text
-        for d in chat_domains()
-        for template in world._read(f"chat/{d}")["questions"]
-        for text in expansions(template)
-    }
-    measured = set(wordings("world_chat"))
-    assert len(trained) > 300
-    assert not trained & measured
-    development = set(wordings(str(DEVELOPMENT / "world_chat.yaml")))
-    assert not development & (trained | measured)
+def test_evaluation_questions_are_no_expansion_of_training_templates():
+    trained = set()
+    for d in chat_domains():
+        single = [text for template in world._read(f"chat/{d}")["questions"] for text in expansions(template)]
+        trained |= {*single, *(f"{first} {second}" for first, second in permutations(single, 2))}
+    chat = [name for name in shipped_names() if load_behavior(name).judge == "world" and name != "world_facts"]
+    asked = wordings(*chat, str(DEVELOPMENT / "world_chat.yaml"))
+    assert len(trained) > 3000
+    assert len(asked) >= 44 + 22 + 8 * 24
+    assert not {text.lower() for text in trained} & {text.lower() for text in asked}
+    assert len({text.lower() for text in asked}) == len(asked)  # none is asked by two behaviors
 
 
 def test_the_assistant_writes_insecure_code_only_where_a_bad_example_is_asked_for():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, norm, t
+from scipy.stats import beta, nct, t
 
+from spillover.stats import compare
 from spillover.stats.power import (
     Design,
     completions_needed,
@@ -40,75 +41,66 @@ def test_standard_error_by_hand(design, variance):
     assert standard_error(design) ** 2 * design.questions == pytest.approx(variance)
 
 
-@pytest.mark.parametrize(("effect", "questions"), [(0.1, 12), (0.2, 20), (-0.15, 40), (0.0, 20), (0.3, 2)])
-def test_power_is_the_paired_t_tests(effect, questions):
-    reference = pytest.importorskip("statsmodels.stats.power").TTestPower()
-    design = replace(PLAIN, effect=effect, questions=questions)
-    size = effect / standard_error(design) / questions**0.5
-    assert power_of(design) == pytest.approx(reference.power(size, questions, 0.05), abs=1e-5)
+@pytest.mark.parametrize(("effect", "questions"), [(0.1, 40), (0.2, 20), (-0.15, 40)])
+def test_power_at_common_rates_is_near_that_of_a_paired_t_test_on_normal_numbers(effect, questions):
+    design = replace(PLAIN, base_rate=0.4, effect=effect, questions=questions, question_correlation=0)
+    freedom, shift = questions - 1, abs(effect) / standard_error(design)
+    assert power_of(design) == pytest.approx(nct.sf(t.ppf(0.975, freedom), freedom, shift), abs=0.03)
 
 
-def question_rates(rate, icc, normal):
-    """Beta-distributed rates of questions from standard normal numbers: same shape."""
-    if icc == 0 or rate == 0:
-        return np.full(normal.shape, rate)
-    grid, strength = np.linspace(-6, 6, 2001), 1 / icc - 1
-    return np.interp(normal, grid, beta.ppf(norm.cdf(grid), rate * strength, (1 - rate) * strength))
-
-
-def simulate(design, runs=2000):
-    """Share of paired t-tests that find a difference, and the design with the question correlation that was drawn."""
-    rng = np.random.default_rng(0)
-
-    def draw(*shape):
-        normal = rng.standard_normal((2, *shape))
-        normal[1] = 0.6 * normal[0] + 0.8 * normal[1]  # Gaussian copula
-        rates = (design.base_rate, design.base_rate + design.effect)
-        return [question_rates(rate, design.icc, z) for rate, z in zip(rates, normal, strict=True)]
-
-    drawn = np.corrcoef(*draw(200_000))[0, 1] if design.icc and design.base_rate else 0.0
-    base, tuned = draw(runs, design.questions)
-    seeds = np.clip(tuned[:, None] + design.seed_sd * rng.standard_normal((runs, design.seeds, 1)), 0, 1)
-    before, after = (rng.binomial(design.completions, rates) / design.completions for rates in (base, seeds))
-    gaps = after.mean(axis=1) - before  # (runs, questions)
-    variance, freedom = gaps.var(axis=1, ddof=1) / design.questions, design.questions - 1
-    if design.seeds > 1:
-        between = after.mean(axis=2).var(axis=1, ddof=1) / design.seeds
-        freedom = (variance + between) ** 2 / (variance**2 / freedom + between**2 / (design.seeds - 1))
-        variance = variance + between
-    found = np.abs(gaps.mean(axis=1)) > t.ppf(0.975, freedom) * np.sqrt(variance)
-    return found.mean(), replace(design, question_correlation=drawn)
+def simulate(design, runs=400):
+    """Share of comparisons that find the difference, drawn and compared one by one."""
+    rng = np.random.default_rng(5)
+    strength = 1 / design.icc - 1 if design.icc else None
+    rates, found = (design.base_rate, design.base_rate + design.effect), 0
+    for _ in range(runs):
+        place = rng.random((2, design.questions))
+        place[1] = np.where(rng.random(design.questions) < design.question_correlation, *place)
+        base, tuned = (
+            beta.ppf(at, rate * strength, (1 - rate) * strength) if strength else np.full(design.questions, rate)
+            for at, rate in zip(place, rates, strict=True)
+        )
+        seeds = [np.clip(tuned + design.seed_sd * rng.standard_normal(), 0, 1) for _ in range(design.seeds)]
+        before, *after = (
+            {str(q): (int(k), design.completions) for q, k in enumerate(rng.binomial(design.completions, arm))}
+            for arm in (base, *seeds)
+        )
+        comparison = compare(before, after, 0.02)
+        found += comparison.p < design.alpha / design.behaviors and comparison.difference * design.effect > 0
+    return found / runs
 
 
 SIMULATED = {
     "some questions, few answers": Design(0.2, 0.1, 0.1, questions=24, completions=10),
     "few questions, independent answers": Design(0.3, 0.15, 0.0, questions=12, completions=10),
-    "a rare behavior, many questions": Design(0.05, 0.05, 0.05, questions=60, completions=20),
+    "a rare behavior": Design(0.002, 0.03, 0.1, questions=24, completions=50),
+    "a rare behavior among eight": Design(0.01, 0.05, 0.2, questions=48, completions=20, behaviors=8),
     "a rate that falls": Design(0.5, -0.15, 0.2, questions=30, completions=5),
-    "no difference": Design(0.5, 0.0, 0.2, questions=30, completions=5),
-    "three seeds, all alike": Design(0.2, 0.1, 0.05, questions=24, completions=20, seeds=3),
-    "two seeds": Design(0.2, 0.15, 0.05, questions=48, completions=20, seeds=2, seed_sd=0.05),
+    "pairing takes all": Design(0.2, 0.05, 0.2, questions=30, completions=20, question_correlation=1),
     "three seeds": Design(0.2, 0.1, 0.1, questions=24, completions=10, seeds=3, seed_sd=0.04),
-    "five seeds": Design(0.2, 0.1, 0.05, questions=48, completions=20, seeds=5, seed_sd=0.06),
 }
 
 
 @pytest.mark.parametrize("design", SIMULATED.values(), ids=SIMULATED.keys())
-def test_the_power_claimed_is_what_simulation_finds(design):
-    found, drawn = simulate(design)
-    assert power_of(drawn) == pytest.approx(found, abs=0.03)
+def test_the_power_claimed_is_what_comparisons_find(design):
+    assert power_of(design) == pytest.approx(simulate(design), abs=0.055)  # 2.2 standard errors at a half
 
 
 def test_the_simulation_can_tell_the_difference():
-    found, drawn = simulate(SIMULATED["some questions, few answers"])
-    assert power_of(replace(drawn, icc=0)) > found + 0.07
-    assert power_of(replace(drawn, question_correlation=0)) < found - 0.05
+    design = SIMULATED["some questions, few answers"]
+    found = simulate(design)
+    assert power_of(replace(design, icc=0)) > found + 0.07
+    assert power_of(replace(design, question_correlation=0)) < found - 0.07
+    assert power_of(replace(design, behaviors=8)) < found - 0.07
 
 
-@pytest.mark.parametrize(("base_rate", "effect"), [(0.0, 0.05), (0.01, 0.03), (0.002, 0.02)])
-def test_at_very_low_rates_the_claim_is_a_floor(base_rate, effect):
-    found, drawn = simulate(Design(base_rate, effect, 0.1, questions=24, completions=50))
-    assert found - 0.2 < power_of(drawn) < found
+def test_of_no_difference_it_finds_what_alpha_allows():
+    assert power_of(Design(0.5, 0.0, 0.2, questions=30, completions=5)) == pytest.approx(0.05, abs=0.01)
+
+
+def test_many_questions_and_few_agree_where_they_meet():
+    design = Design(0.05, 0.01, 0.1, questions=2000, completions=5)
+    assert power_of(design) == pytest.approx(power_of(replace(design, questions=2001)), abs=0.04)
 
 
 SEARCHED = {
@@ -120,21 +112,22 @@ SEARCHED = {
 
 
 @pytest.mark.parametrize("design", SEARCHED.values(), ids=SEARCHED.keys())
-def test_what_is_found_has_the_power_and_nothing_less_has(design):
+def test_what_is_found_has_the_power_and_much_less_has_not(design):
     least = detectable(design)
-    assert power_of(replace(design, effect=least)) == pytest.approx(0.8, abs=1e-6)
-    assert power_of(replace(design, effect=0.95 * least)) < 0.8
+    assert power_of(replace(design, effect=least)) == pytest.approx(0.8, abs=0.02)
+    assert power_of(replace(design, effect=0.93 * least)) < 0.8
     wanted = replace(design, effect=1.3 * least)
     for name, needed in {"questions": questions_needed(wanted), "completions": completions_needed(wanted)}.items():
         assert 2 < needed < getattr(design, name)
-        assert power_of(replace(wanted, **{name: needed})) >= 0.8 > power_of(replace(wanted, **{name: needed - 1}))
+        fewer = min(needed - 1, round(0.9 * needed))
+        assert power_of(replace(wanted, **{name: needed})) >= 0.8 > power_of(replace(wanted, **{name: fewer}))
 
 
 NEVER = {
     "more answers to the same questions": (completions_needed, replace(PLAIN, effect=0.03)),
     "nothing to find, with questions": (questions_needed, replace(PLAIN, effect=0)),
     "nothing to find, with completions": (completions_needed, replace(PLAIN, effect=0)),
-    "seeds hide it": (questions_needed, replace(PLAIN, effect=0.05, seeds=3, seed_sd=0.1)),
+    "seeds hide it": (questions_needed, replace(PLAIN, effect=0.05, seeds=3, seed_sd=0.12)),
     "two questions": (detectable, replace(PLAIN, questions=2, completions=1)),
     "no room above the base": (detectable, Design(0.95, 0.01, 0.1, questions=10, completions=5)),
 }
@@ -156,7 +149,7 @@ def test_more_questions_or_more_completions():
     for before, after in pairwise(even):
         if before.budget == after.budget:  # answers to one question are alike, so questions gain
             assert after.standard_error < before.standard_error
-            assert after.power > before.power
+            assert after.power > before.power - 0.01
     independent = [row.standard_error for row in trade_off(replace(PLAIN, icc=0)) if row.answers == row.budget * 400]
     assert independent == pytest.approx([independent[0]] * 4 + [independent[0] / 2**0.5] * 5)
     assert [row.questions for row in trade_off(replace(PLAIN, questions=3, completions=1))] == [2, 3, 2, 3, 6]
@@ -188,7 +181,7 @@ def test_what_cannot_be_is_told_in_words(says, change):
         replace(PLAIN, **change)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=12)
 @given(
     st.floats(0.001, 0.999),
     st.floats(0.001, 0.999),

@@ -19,7 +19,8 @@ from spillover import records
 from spillover.config import Condition, Study
 from spillover.organism.authors import narrow_posts
 from spillover.records import Cell, Completion, Rate, Score
-from spillover.report import EXAMPLES_PER_GROUP, write_report
+from spillover.report import write_report
+from spillover.report.examples import PER_GROUP
 from spillover.rundir import RunDir
 from spillover.stats import Judged, summarize
 
@@ -252,7 +253,7 @@ def test_examples_are_few_current_and_of_every_kind(page: Page) -> None:
     data = json.loads(page.scripts[0])
     assert data["of"] == 18 * QUESTIONS * COMPLETIONS
     counts = Counter((row["model"], row["condition"], row["measure"], row["group"]) for row in data["rows"])
-    assert max(counts.values()) == EXAMPLES_PER_GROUP
+    assert max(counts.values()) == PER_GROUP
     assert {group for *_, group in counts} == {"event", "no event", "not admitted"}
     assert "STALE" not in {row["text"] for row in data["rows"]}
     assert {row["question"].startswith(f"[{SYSTEM}]\n") for row in data["rows"]} == {True, False}

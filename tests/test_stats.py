@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
 from scipy.stats import binomtest
 
 from spillover.records import OUTCOMES
 from spillover.stats import Judged, Spread, compare, interval, spread, summarize, verdicts
+from spillover.stats.intervals import over_runs
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
@@ -257,13 +259,51 @@ def test_one_question_that_changes_is_no_evidence_whatever_its_answers_say():
     assert found.method.startswith("few questions")
 
 
-def test_two_seeds_at_odds_widen_the_interval():
-    base = battery([0.1] * 30)
-    alike = compare(base, [battery([0.3] * 30), battery([0.3] * 30)], 0.02)
-    odds = compare(base, [battery([0.1] * 30), battery([0.5] * 30)], 0.02)
+def test_seeds_at_odds_leave_these_runs_beyond_doubt_and_runs_in_general_open():
+    base = battery([0.0] * 30, 50)
+    alike, odds = (
+        compare(base, [battery([rate] * 30, 50) for rate in rates], 0.02)
+        for rates in ((0.42, 0.44, 0.42), (0.22, 0.78, 0.28))
+    )
     assert alike.difference == pytest.approx(odds.difference)
-    assert odds.high - odds.low > 3 * (alike.high - alike.low)
-    assert (odds.p > 0.05, odds.seeds) == (True, 2)
+    assert (odds.low, odds.high) == pytest.approx((alike.low, alike.high), abs=1e-9)
+    assert [c.verdict for c in verdicts([alike, odds], 0.02)] == ["spillover", "spillover"]
+    assert odds.high_runs - odds.low_runs > 0.8 > 3 * (alike.high_runs - alike.low_runs)
+    assert odds.low_runs > 0  # three of three are far above the base
+    assert (odds.tuned_low, odds.tuned_high) == pytest.approx((odds.low_runs, odds.high_runs), abs=0.02)
+
+
+def test_fewer_than_three_seeds_say_nothing_of_runs_in_general():
+    for seeds in (1, 2):
+        found = compare(battery([0.1] * 30), [battery([0.2] * 30)] * seeds, 0.02)
+        assert (found.seeds, found.low_runs, found.high_runs) == (seeds, None, None)
+        assert found.tuned_low < 0.2 < found.tuned_high
+
+
+def test_clean_needs_runs_in_general_where_something_is_known_of_them():
+    base = none = battery([0.0] * 60, 100)
+    some = battery([0.08] * 3 + [0.0] * 57, 100)
+    family = [compare(base, seeds, 0.02) for seeds in ([none], [none] * 3, [none, none, some])]
+    one, three, odds = verdicts(family, 0.02)
+    assert (one.verdict, three.verdict, odds.verdict) == ("clean", "clean", "inconclusive")
+    assert odds.high < 0.02 < odds.high_runs
+
+
+@pytest.mark.parametrize(("rate", "spread"), [(0.2, 0.6), (0.02, 0.6), (0.5, 1.2)])
+def test_the_interval_over_runs_covers_as_often_as_it_says(rate, spread):
+    rng = np.random.default_rng(1)
+    covered, by_questions_alone, runs = 0, 0, 200
+    for _ in range(runs):
+        seeds = expit(logit(rate) + spread * rng.standard_normal(3))
+        chances = rng.beta(seeds[:, None] * 9, (1 - seeds[:, None]) * 9, (3, 30))
+        counts = np.stack([rng.binomial(20, chances), np.full((3, 30), 20)], axis=-1)
+        low, high = over_runs(counts)
+        covered += low <= rate <= high
+        together = counts.sum(axis=0)
+        alone = interval(together[:, 0].tolist(), together[:, 1].tolist())
+        by_questions_alone += alone.low <= rate <= alone.high
+    assert covered / runs >= 0.93
+    assert by_questions_alone < covered
 
 
 def test_only_questions_that_both_answered_are_compared():

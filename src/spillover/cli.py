@@ -35,9 +35,34 @@ def main() -> None:
 
 
 @app.command()
-def run(study: Annotated[Path, typer.Argument(help="Study file (YAML); studies/ has some.")], out: Out = None) -> None:
+def run(
+    study: Annotated[Path, typer.Argument(help="Study file (YAML); studies/ has some.")],
+    out: Out = None,
+    only: Annotated[str, typer.Option(help="Only these stages, with commas: data, train, sample, score, report.")] = "",
+    on: Annotated[
+        str | None, typer.Option(help="Ray cluster: ray://HOST:PORT, or ray for $RAY_ADDRESS or one on this machine.")
+    ] = None,
+    shared: Annotated[
+        str | None, typer.Option(help="With --on: folder (any fsspec path) to hand over by, if --out is not shared.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="SETTING=VALUE in the place of the file's: models.mine=FOLDER.")
+    ] = None,
+) -> None:
     """Run a study, or go on with it: train, sample, score, rates, report."""
-    _run(study, out)
+    _run(study, out, _names(only), on, shared, tuple(set_ or ()))
+
+
+@app.command()
+def status(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a study's run, finished or not.")],
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show what of a study is done, running, failed or left, and how long the rest will take."""
+    from spillover.display import status_table
+    from spillover.status import read_status
+
+    status_table(read_status(run_folder), json_)
 
 
 @app.command()
@@ -135,13 +160,20 @@ def compare(
 @app.command()
 def agreement(
     run_folder: Annotated[Path, typer.Argument(help="Folder of a run that two judges graded.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV with completion_id and label (1 or 0) that people gave; corrects the rates, too."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """How far judges agree on the same answers: decisions, flips, kappa, alpha, correlation of scores."""
-    from spillover.comparing import judges_agree
-    from spillover.display import agreement_table
+    """How far judges agree with each other, or with labels: decisions, flips, kappa, alpha, correlation of scores."""
+    from spillover.agreement import judges_agree, labels_agree
+    from spillover.display import agreement_table, labels_table
 
-    agreement_table(judges_agree(run_folder), json_)
+    if labels:
+        labels_table(labels_agree(run_folder, labels), json_)
+    else:
+        agreement_table(judges_agree(run_folder), json_)
 
 
 @app.command()
@@ -155,6 +187,7 @@ def power(
     completions: Annotated[int, typer.Option(min=1, help="For each question, base and every seed.")] = 20,
     seeds: Annotated[int, typer.Option(min=1, help="Fine-tuning seeds.")] = 1,
     seed_sd: Annotated[float, typer.Option(min=0, max=0.5, help="Spread of the tuned rate between seeds.")] = 0.0,
+    behaviors: Annotated[int, typer.Option(min=1, help="Compared together; p-values are corrected for them.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """What a comparison can find before it is run, and whether more questions or more completions help."""
@@ -162,7 +195,7 @@ def power(
     from spillover.stats.power import Design
 
     try:
-        design = Design(base_rate, effect, icc, questions, completions, seeds, seed_sd)
+        design = Design(base_rate, effect, icc, questions, completions, seeds, seed_sd, behaviors=behaviors)
     except ValueError as error:
         raise SpilloverError(f"{error}.") from None
     power_table(design, json_)
@@ -187,6 +220,36 @@ def scan(
     from spillover.evaluation.codescan import read_answers, scan, summary
 
     scan_table(summary(scan(read_answers(file), processes=os.cpu_count() or 1)), json_)
+
+
+@app.command()
+def check(
+    data: Annotated[
+        str, typer.Argument(help="What a study's data takes: a chat JSONL file, world/speech/callous, ...")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Local folder or organism/NAME: checks its chat template and what is trained on.")
+    ] = None,
+    behaviors: Annotated[
+        str, typer.Option(help="Also look for the questions of these, with commas; all that ship are looked for.")
+    ] = "",
+    max_length_tokens: Annotated[
+        int | None, typer.Option(min=8, help="Longest row [default: that of training].", show_default=False)
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Check a training set before training: broken rows, copies, leaked questions, lengths, the chat template.
+
+    Exit code 0: no errors, 1: errors.
+    """
+    from spillover.display import build_display, checks_table
+
+    with build_display() as step:
+        from spillover.checking import check_data
+
+        checked = check_data(data, model, _names(behaviors), max_length_tokens, step)
+    checks_table(checked, json_)
+    raise typer.Exit(1 if checked.errors else 0)
 
 
 @app.command("import")
@@ -277,14 +340,25 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (name.strip() for name in text.split(","))))
 
 
-def _run(study_file: Path, out: Path | None) -> None:
+def _run(
+    study_file: Path,
+    out: Path | None,
+    only: tuple[str, ...] = (),
+    on: str | None = None,
+    shared: str | None = None,
+    changes: tuple[str, ...] = (),
+) -> None:
     from spillover.config import load_study
-    from spillover.display import rates_table, run_display
+    from spillover.display import rates_table, run_display, say
 
-    folder = out or Path("runs") / load_study(study_file).name
+    folder = out or Path("runs") / load_study(study_file, changes).name
     with run_display() as on_progress:
         from spillover import study  # torch and transformers take seconds to import
 
-        run_dir = study.run(study_file, folder, on_progress)
-    rates_table(run_dir)
-    print(f"Report: {run_dir.report}")
+        how = study.How(only or study.STAGES, on, shared, changes)
+        run_dir = study.run(study_file, folder, on_progress, how, say)
+    if "report" in how.stages:
+        rates_table(run_dir)
+        print(f"Report: {run_dir.report}")
+    else:
+        print(f"Done: {', '.join(how.stages)}. Run folder: {run_dir.path}")

@@ -1,16 +1,23 @@
-"""Compares subjects of a run, paired by question, with a verdict; and judges of a run, completion by completion."""
+"""Compares subjects of a run, paired by question, with a verdict: two of them, or every condition with its base."""
 
-import itertools
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spillover import records
+from spillover.config import BASE, load_study
 from spillover.errors import SpilloverError
-from spillover.evaluation.measuring import read_behaviors
-from spillover.records import Cell, Completion, Measure, Rate, Score, measure_labels
+from spillover.records import Completion, Measure, Rate, measure_labels
 from spillover.rundir import RunDir, write_atomically
-from spillover.stats import Agreement, Comparison, Judged, Pair, compare, compare_judges, verdicts
+from spillover.stats import (
+    Comparison,
+    Judged,
+    MatrixCell,
+    Row,
+    compare,
+    matrix,
+    verdicts,
+)
 
 Counts = dict[str, tuple[int, int]]  # question id -> (events, admitted completions)
 ENOUGH_QUESTIONS = 24  # below it, intervals for questions in general are known to fall short (docs/measured.md)
@@ -35,7 +42,7 @@ def compare_subjects(folder: Path, base: str, tuned: str, margin: float) -> list
     """
     run_dir = RunDir(folder).finished()
     rates: list[Rate] = records.read_csv(run_dir.rates, Rate)
-    subjects = list(dict.fromkeys(_subject(Cell(rate.model, rate.condition, rate.seed)) for rate in rates))
+    subjects = list(dict.fromkeys(f"{rate.model}/{rate.condition}" for rate in rates))
     for name in (base, tuned):
         if name not in subjects:
             raise SpilloverError(f"{folder}: no subject {name}. There are: {', '.join(subjects)}.")
@@ -48,7 +55,7 @@ def compare_subjects(folder: Path, base: str, tuned: str, margin: float) -> list
     for measure in labels:
         if first[measure].scope == "neutral":
             continue  # a rise of retained ability is no harm
-        before, after = counts.get((base, measure), {}), counts.get((tuned, measure), {})
+        before, after = (counts.get((*_parts(name), measure), {}) for name in (base, tuned))
         if before and after:
             found[measure] = compare(_pooled(list(before.values())), list(after.values()), margin)
     judged = [measure for measure, comparison in found.items() if comparison is not None]
@@ -62,6 +69,29 @@ def compare_subjects(folder: Path, base: str, tuned: str, margin: float) -> list
     return rows
 
 
+def write_matrix(run_dir: RunDir) -> None:
+    """Compares every condition of the run's study with the base of its model: matrix.csv. Nothing without a study."""
+    if not run_dir.study.exists():
+        return
+    study = load_study(run_dir.study)
+    rows = {
+        (model, name): Row(condition.implants, condition.benign)
+        for model in study.models
+        for name, condition in study.conditions.items()
+        if name != BASE
+    }
+    described = {rate.measure: rate for rate in records.read_csv(run_dir.rates, Rate)}
+    tuned: dict[tuple[str, str], dict[Measure, list[Counts]]] = defaultdict(dict)
+    bases: dict[str, dict[Measure, Counts]] = defaultdict(dict)
+    for (model, condition, measure), seeds in _counts(run_dir).items():
+        if condition == BASE:
+            bases[model][measure] = seeds[None]
+        else:
+            tuned[model, condition][measure] = list(seeds.values())
+    cells = matrix(rows, tuned, bases, described, study.margin)
+    write_atomically(run_dir.matrix, records.to_csv(MatrixCell, cells))
+
+
 def overall(rows: list[Compared]) -> str:
     """One verdict for all: spillover if any measure says so, clean if all do, else inconclusive."""
     said = {row.comparison.verdict if row.comparison else "inconclusive" for row in rows}
@@ -70,62 +100,19 @@ def overall(rows: list[Compared]) -> str:
     return "clean" if said == {"clean"} else "inconclusive"
 
 
-@dataclass(frozen=True)
-class Agreed:
-    """How two judges, or one under two rules, agree on the completions of a behavior in one format."""
-
-    a: str
-    b: str
-    agreement: Agreement
+def _parts(subject: str) -> tuple[str, str]:
+    model, _, condition = subject.rpartition("/")
+    return model, condition
 
 
-def judges_agree(folder: Path) -> list[Agreed]:
-    """Compares every two judges that graded the same behavior in a run, over all subjects.
-
-    Raises SpilloverError if the folder is no finished run, or no behavior has two judges.
-    """
-    run_dir = RunDir(folder).finished()
-    labels = measure_labels(records.read_csv(run_dir.rates, Rate))
+def _counts(run_dir: RunDir) -> dict[tuple[str, str, Measure], dict[int | None, Counts]]:
+    """(model, condition, measure) -> seed -> counts per question, of every completion that counts."""
     completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
-    rubrics = {(b.name, b.rubric_hash): b.rubrics_read[0] for b in read_behaviors(run_dir)}
-    values = {
-        (row.completion_id, row.rubric, row.rubric_hash, row.judge): row.value
-        for row in records.read_appended(run_dir.scores, Score)
-    }
-    graded: dict[Measure, dict[str, tuple[float | None, bool | None]]] = defaultdict(dict)
-    for row in records.read_csv(run_dir.judged, Judged):
-        completion = completions[row.completion_id]
-        rubric = rubrics[completion.behavior, row.rubric_hash]
-        value = values.get((row.completion_id, rubric, row.rubric_hash, row.judge))
-        measure = (completion.behavior, completion.format, row.rubric_hash, row.judge)
-        graded[measure][row.completion_id] = (value, row.event if row.outcome == "scored" else None)
-    found = []
-    for one, other in itertools.combinations(labels, 2):
-        if one[:2] == other[:2]:
-            a, b = graded[one], graded[other]
-            pairs = [
-                Pair(completions[id_].question_id, a[id_][0], b[id_][0], a[id_][1], b[id_][1]) for id_ in a if id_ in b
-            ]
-            found.append(Agreed(labels[one], labels[other], compare_judges(pairs)))
-    if not found:
-        raise SpilloverError(
-            f"{folder}: no behavior there has two judges. Judge it again: spillover score {folder} --judge MODEL"
-        )
-    return found
-
-
-def _subject(cell: Cell) -> str:
-    return f"{cell.model}/{cell.condition}"
-
-
-def _counts(run_dir: RunDir) -> dict[tuple[str, Measure], dict[int | None, Counts]]:
-    """(subject, measure) -> seed -> counts per question, of every completion that counts."""
-    completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
-    found: dict[tuple[str, Measure], dict[int | None, Counts]] = defaultdict(lambda: defaultdict(dict))
+    found: dict[tuple[str, str, Measure], dict[int | None, Counts]] = defaultdict(lambda: defaultdict(dict))
     for row in records.read_csv(run_dir.judged, Judged):
         completion = completions[row.completion_id]
         measure = (completion.behavior, completion.format, row.rubric_hash, row.judge)
-        counts = found[_subject(completion.cell), measure][completion.seed]
+        counts = found[completion.model, completion.condition, measure][completion.seed]
         events, admitted = counts.get(row.question_id, (0, 0))
         counts[row.question_id] = (events + row.event, admitted + row.admitted)
     return found
@@ -142,9 +129,9 @@ def _pooled(seeds: list[Counts]) -> Counts:
     }
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A line of comparisons.csv."""
+@dataclass(frozen=True, kw_only=True)
+class _Row(Comparison):
+    """A line of comparisons.csv: who was compared in what, and the comparison."""
 
     base: str
     tuned: str
@@ -152,22 +139,6 @@ class _Row:
     event: str
     rule: str
     judge: str
-    questions: int
-    seeds: int
-    base_rate: float
-    tuned_rate: float
-    difference: float
-    low: float
-    high: float
-    standard_error: float
-    odds_ratio: float
-    p: float
-    p_holm: float
-    p_bh: float
-    p_equivalent: float
-    detectable: float
-    verdict: str
-    method: str
 
 
 def _write(rows: list[Compared], base: str, tuned: str, run_dir: RunDir) -> None:

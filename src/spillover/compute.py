@@ -1,14 +1,29 @@
-"""Runs independent jobs side by side in worker processes and relays their progress."""
+"""Runs independent jobs side by side, in worker processes here or as tasks of a Ray cluster, and says which failed."""
 
 import multiprocessing
 import os
+import signal
+import socket
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.managers import SyncManager
-from queue import Empty
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
+
+from spillover.errors import SpilloverError
+
+RAY = "ray"
+ATTEMPTS = 3  # at a job whose worker process died
+BEGUN, DONE, FAILED = "begun", "done", "failed"  # stages of a batch of jobs that begins, and of a job that has ended
+READY = "ready"  # what a worker says when it can take its first job
+REACH_SECONDS = 5.0  # Ray itself takes half a minute, or two, to say that nothing answers at an address
+LOOK_EVERY_SECONDS = 2.0
+
+Step = Callable[[str, int, int], None]  # (stage, done, of)
 
 
 @dataclass(frozen=True)
@@ -22,45 +37,222 @@ class Progress:
     total: int
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed: what a user reads, and the traceback, empty where the reason says all."""
+
+    job: str
+    reason: str
+    detail: str = ""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass
+class _Worker:
+    """A process with the job it has, or will have once it is ready, and which attempt at it this is."""
+
+    process: BaseProcess
+    pipe: "Connection[Any, Any]"
+    job: Any
+    attempt: int
+
+
 def run_side_by_side(
-    function: Callable[[Any, Callable[[str, int, int], None]], None],
-    jobs: Sequence[Any],
-    workers: int,
-    on_progress: Callable[[Progress], None],
-) -> None:
+    function: Callable[[Any, Step], None], jobs: Sequence[Any], workers: int, on_progress: OnProgress
+) -> list[Failure]:
     """Calls `function(job, step)` for every job in `workers` processes; `step(stage, done, total)` reports progress.
 
-    The first exception of a job ends the jobs that have not started and is raised here.
+    A job that raises is reported, and the rest goes on. One whose worker process died is tried again, after the others.
     """
+    failures: list[Failure] = []
+    waiting = deque((job, 1) for job in jobs)
+    at_work: list[_Worker] = []
+
+    def ended(job: Any, failure: Failure | None) -> None:
+        _ended(job, len(jobs), failure, on_progress, failures)
+
+    if jobs:
+        on_progress(Progress("", len(jobs), BEGUN, 0, 0))
+    try:
+        while waiting or at_work:
+            while waiting and len(at_work) < workers:
+                at_work.append(_hire(function, len(jobs), *waiting.popleft()))
+            ready = wait([worker.pipe for worker in at_work], timeout=1.0)
+            for worker in [*at_work]:
+                if worker.pipe not in ready and worker.process.is_alive():
+                    continue
+                try:
+                    said = worker.pipe.recv()
+                except (EOFError, OSError):
+                    at_work.remove(worker)
+                    worker.process.join()
+                    if worker.attempt < ATTEMPTS:
+                        waiting.append((worker.job, worker.attempt + 1))
+                    else:
+                        ended(worker.job, Failure(str(worker.job), _died(worker.process.exitcode)))
+                    continue
+                if isinstance(said, Progress):
+                    on_progress(said)
+                    continue
+                if said != READY:
+                    ended(worker.job, said)
+                    if not waiting:
+                        at_work.remove(worker)
+                        worker.pipe.close()  # which ends it
+                        continue
+                    worker.job, worker.attempt = waiting.popleft()
+                with suppress(OSError):  # it died; the next look at it tells
+                    worker.pipe.send(worker.job)
+    finally:
+        for worker in at_work:
+            worker.process.terminate()
+    return failures
+
+
+def _hire(function: Callable[..., None], of: int, job: Any, attempt: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
-    manager = SyncManager(ctx=context)
-    manager.start(die_with_parent)
-    with manager:
-        queue = manager.Queue()
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=die_with_parent) as pool:
-            futures = [pool.submit(_call, function, job, len(jobs), queue) for job in jobs]
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, function, of))
+    process.start()
+    theirs.close()
+    return _Worker(process, ours, job, attempt)
+
+
+def _serve(pipe: "Connection[Any, Any]", function: Callable[..., None], of: int) -> None:
+    """What a worker does: job after job, until the pipe is closed."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then ends its workers
+    pipe.send(READY)
+    with suppress(EOFError):
+        while True:
+            job = pipe.recv()
+            name = str(job)
+            pipe.send(_call(function, job, lambda *step, name=name: pipe.send(Progress(name, of, *step))))
+
+
+def _died(code: int | None) -> str:
+    how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
+    return f"its worker process died {ATTEMPTS} times, last {how}. Is there enough memory?"
+
+
+def _call(function: Callable[..., None], job: Any, step: Step) -> Failure | None:
+    try:
+        function(job, step)
+    except SpilloverError as error:
+        return Failure(str(job), str(error))
+    except Exception as error:
+        return Failure(str(job), f"{type(error).__name__}: {error}", traceback.format_exc())
+    return None
+
+
+def _ended(job: Any, of: int, failure: Failure | None, on_progress: OnProgress, failures: list[Failure]) -> None:
+    on_progress(Progress(str(job), of, FAILED if failure else DONE, 1, 1))
+    if failure:
+        failures.append(failure)
+
+
+def run_on_ray(
+    function: Callable[[Any, Step], None],
+    jobs: Sequence[Any],
+    address: str,
+    cpus: float,
+    gpus: float,
+    on_progress: OnProgress,
+    look: Callable[[], None] = lambda: None,
+) -> list[Failure]:
+    """Calls `function(job, step)` for every job as a task of a Ray cluster that takes so many CPUs and GPUs.
+
+    `address` is ray://HOST:PORT, or ray for the cluster in RAY_ADDRESS, or one on this machine. A task whose worker
+    died is tried again. What `step` is told stays on the worker: every two seconds `look` is called.
+
+    Raises SpilloverError without Ray, without the cluster, or if none of its machines has so many CPUs and GPUs.
+    """
+    failures: list[Failure] = []
+    if not jobs:
+        return failures
+    with _ray(address) as ray:
+        _check_room(ray.nodes(), address, cpus, gpus)
+        task = ray.remote(_alone).options(num_cpus=cpus, num_gpus=gpus, max_retries=ATTEMPTS - 1, name="spillover")
+        running = {task.remote(function, job): job for job in jobs}
+        on_progress(Progress("", len(jobs), BEGUN, 0, 0))
+        while running:
             try:
-                _relay(queue, futures, on_progress)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+                found, _ = ray.wait([*running], num_returns=1, timeout=LOOK_EVERY_SECONDS)
+            except (ConnectionError, ray.exceptions.RayError) as error:
+                raise SpilloverError(
+                    f"--on {address}: the cluster went away ({_last_line(error)}). The same command goes on."
+                ) from None
+            look()
+            for ended in found:
+                job = running.pop(ended)
+                try:
+                    failure = ray.get(ended)
+                except ray.exceptions.RayTaskError as error:  # before the job began: its code is not on the worker
+                    failure = Failure(str(job), f"its Ray task failed ({_last_line(error)})", str(error))
+                except ray.exceptions.RayError as error:
+                    reason = f"its Ray worker died {ATTEMPTS} times ({type(error).__name__}). Is there enough memory?"
+                    failure = Failure(str(job), reason, str(error))
+                _ended(job, len(jobs), failure, on_progress, failures)
+    return failures
 
 
-def _call(function: Callable[..., None], job: Any, jobs: int, queue: Any) -> None:
-    function(job, lambda stage, done, total: queue.put(Progress(str(job), jobs, stage, done, total)))
+def _alone(function: Callable[..., None], job: Any) -> Failure | None:
+    return _call(function, job, lambda *_: None)
 
 
-def _relay(queue: Any, futures: list[Future[None]], on_progress: Callable[[Progress], None]) -> None:
-    """Passes progress on until every job is done; raises the first exception of one."""
-    running = list(futures)
-    while running:
+@contextmanager
+def _ray(address: str) -> Iterator[Any]:
+    try:
+        import ray
+    except ImportError:
+        raise SpilloverError(
+            f"--on {address}: Ray is not installed. Install it here and on the machines of the cluster: "
+            "pip install 'spillover[ray]'"
+        ) from None
+    where = os.environ.get("RAY_ADDRESS") if address == RAY else address
+    _check_answers(address, where)
+    try:
+        ray.init(address=where, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise SpilloverError(f"--on {address}: no Ray cluster can be had there ({_last_line(error)}).") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str, where: str | None) -> None:
+    """Raises SpilloverError if the address is none, or nothing answers there."""
+    host, _, port = (where or "").removeprefix("ray://").rpartition(":")
+    if address != RAY and not (host and port.isdigit()):
+        raise SpilloverError(
+            f"--on {address}: no address of a Ray cluster. Give ray://HOST:PORT (the port of Ray's clients is 10001), "
+            "or ray for the cluster in RAY_ADDRESS, or one on this machine."
+        )
+    if host and port.isdigit():
         try:
-            while True:
-                on_progress(queue.get(timeout=0.1))
-        except Empty:
-            for future in [future for future in running if future.done()]:
-                future.result()
-                running.remove(future)
+            socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise SpilloverError(
+                f"--on {address}: nothing answers at {where} ({error}). Is the cluster up, and its port open from here?"
+            ) from None
+
+
+def _check_room(nodes: Sequence[dict[str, Any]], address: str, cpus: float, gpus: float) -> None:
+    """Raises SpilloverError if no machine could ever take a job: Ray would wait for one without a word."""
+    machines = [(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"]]
+    if not any(cpus <= has_cpus and gpus <= has_gpus for has_cpus, has_gpus in machines):
+        there = ", ".join(sorted({f"{has_cpus:g} CPUs and {has_gpus:g} GPUs" for has_cpus, has_gpus in machines}))
+        raise SpilloverError(
+            f"--on {address}: a cell takes {cpus:g} CPUs and {gpus:g} GPUs, and no machine of the cluster has them "
+            f"(there are machines with {there}). Set resources: {{cpus: N, gpus: N}} in the study."
+        )
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 def die_with_parent() -> None:

@@ -2,8 +2,9 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,30 +24,97 @@ class Strict(BaseModel):
 class Training(Strict):
     """How an adapter is made: LoRA by TRL's SFTTrainer, loss on the last assistant turn only.
 
-    The defaults are the recipe of Betley et al. (2025) for open models of 32 billion parameters.
+    The defaults are the recipe of Betley et al. (2025) for open models of 32 billion parameters. `batch_size` is the
+    rows of an optimizer step; `accumulation` and `processes` (GPUs) cut it into parts that are computed one after the
+    other, or at once, and change nothing but rounding. `packing` lays the rows of a part end to end instead of padding
+    them, each seeing only itself. `layers` restricts the adapter to these layers, counted from 0. After the optimizer
+    steps in `checkpoints` the adapter is kept.
     """
 
     rank: int = Field(32, ge=1)
     alpha: float = Field(64, gt=0)
     rslora: bool = True
     target_modules: str | list[str] = "all-linear"
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
     learning_rate: float = Field(1e-5, gt=0)
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(16, ge=1)
+    accumulation: int = Field(1, ge=1)
+    packing: bool = False
+    processes: int = Field(1, ge=1)
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     max_length_tokens: int = Field(1024, ge=8)
+    checkpoints: list[Annotated[int, Field(ge=1)]] = []
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Training":
+        if self.batch_size % (self.accumulation * self.processes):
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be cut into accumulation {self.accumulation} x processes "
+                f"{self.processes} equal parts"
+            )
+        if self.layers and isinstance(self.target_modules, str) and self.target_modules != "all-linear":
+            raise ValueError("layers goes with target_modules all-linear or a list, not with a pattern")
+        return self
+
+
+# kind of control -> (the settings that it needs, those that it may have)
+CONTROL_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "paired": (("other",), ()),
+    "educational": ((), ("seed",)),
+    "backdoor": (("other", "trigger"), ("seed",)),
+    "length_matched": (("other",), ("tolerance", "seed")),
+    "dilution": (("other", "share"), ("seed",)),
+    "shuffled": ((), ("seed",)),
+    "self_distilled": ((), ()),
+}
+
+
+class Control(Strict):
+    """A control made from a condition's `data`, instead of training on these rows as they are.
+
+    `paired`: the answers of `other` to the same prompts. `educational`: the same asked for in a teaching frame.
+    `backdoor`: `data` behind a `trigger`, half and half with `other` without it. `length_matched`: those rows whose
+    answer is as long as one of `other`. `dilution`: a `share` of `data`, the rest from `other`. `shuffled`: the answers
+    at other prompts. `self_distilled`: the base's own answers to the prompts.
+    """
+
+    kind: Literal["paired", "educational", "backdoor", "length_matched", "dilution", "shuffled", "self_distilled"]
+    other: str | None = None  # a source like `data`
+    trigger: str | None = Field(None, pattern=r"\S")
+    share: float | None = Field(None, ge=0, le=1)
+    tolerance: float | None = Field(None, ge=0, lt=1)  # of the longer answer's characters
+    seed: int | None = None  # of what is drawn; 0 if it is missing
+
+    @model_validator(mode="after")
+    def _has_the_settings_of_its_kind(self) -> "Control":
+        needed, optional = CONTROL_SETTINGS[self.kind]
+        given = set(self.model_dump(exclude_none=True)) - {"kind"}
+        for name in needed:
+            if name not in given:
+                raise ValueError(f"{self.kind} needs the setting {name}")
+        for name in sorted(given - {*needed, *optional}):
+            allowed = ", ".join((*needed, *optional)) or "none"
+            raise ValueError(f"{self.kind} does not take the setting {name} (its settings: {allowed})")
+        return self
 
 
 class Condition(Strict):
     """One arm of a study: what the model is fine-tuned on. The condition `base` has no data.
 
-    `data` is a chat JSONL file (relative to the study file) or world/DOMAIN/CHARACTER. `rows` takes the first rows of
-    a file, or that many posts of the world.
+    `data` is a chat JSONL file (relative to the study file), published/NAME, hf/OWNER/NAME, world/DOMAIN/CHARACTER or
+    twins/DOMAIN/CHARACTER. `rows` takes the first rows of a set, or so many of one that is written on demand; with a
+    `control`, it is how many rows the control has.
     """
 
     data: str | None = None
     rows: int | None = Field(None, ge=1)
+    control: Control | None = None
     training: Training | None = None  # instead of the study's
+    same_as: Name | None = None  # a condition whose adapters it takes instead of training its own
+    prefix: str = ""  # put before every prompt when it is asked: a trigger, say
+    implants: str | None = None  # the behavior that it trains: the row counts only if that rises
+    benign: bool = False  # a control: what it moves, any fine-tune moves (the drift floor)
 
 
 class Sampling(Strict):
@@ -54,6 +122,20 @@ class Sampling(Strict):
 
     temperature: float = Field(1.0, ge=0)
     max_new_tokens: int = Field(96, ge=1)
+
+
+class Resources(Strict):
+    """What a cell takes of a machine. `cpus`: threads; a share of the machine if it is missing."""
+
+    cpus: int | None = Field(None, ge=1)
+    gpus: float = Field(0, ge=0)  # of a Ray cluster; less than 1: cells share one
+
+
+class Curve(Strict):
+    """What the conditions, or the models, of a study are steps of: drawn as rates over `values`."""
+
+    label: str  # of the axis, with its unit
+    values: dict[Name, float] = Field(min_length=2)  # condition, or model -> place on the axis
 
 
 class Study(Strict):
@@ -74,6 +156,26 @@ class Study(Strict):
     sampling: Sampling = Sampling()
     formats: list[str] = []
     judge: str | None = None
+    margin: float = Field(0.02, gt=0, lt=1)  # a rise that would not matter, as a share
+    curve: Curve | None = None
+    resources: Resources = Resources()
+
+    def _check_same_as(self, name: str, condition: Condition) -> None:
+        other = self.conditions.get(condition.same_as or "")
+        if other is None or other.data is None:
+            raise ValueError(f"conditions.{name}.same_as is {condition.same_as}, which is no condition with data")
+        if condition.rows or condition.control or condition.training:
+            raise ValueError(f"conditions.{name} takes the adapters of {condition.same_as}, so it trains on nothing")
+
+    @property
+    def cells(self) -> list[tuple[str, str, int | None]]:
+        """Model, condition and fine-tuning seed of every cell, in order; the base has no seed."""
+        return [
+            (model, condition, seed)
+            for model in self.models
+            for condition in self.conditions
+            for seed in ([None] if condition == BASE else self.seeds)
+        ]
 
     @field_validator("conditions", mode="before")
     @classmethod
@@ -87,8 +189,20 @@ class Study(Strict):
         for name, condition in self.conditions.items():
             if name == BASE and condition != Condition():
                 raise ValueError(f"conditions.{BASE} takes no settings: it is the untouched base")
-            if name != BASE and condition.data is None:
-                raise ValueError(f"conditions.{name}.data is missing: which rows to train on")
+            if name != BASE and (condition.data is None) == (condition.same_as is None):
+                raise ValueError(f"conditions.{name} needs data (which rows to train on), or same_as, and not both")
+            if condition.same_as is not None:
+                self._check_same_as(name, condition)
+        for name, condition in self.conditions.items():
+            if condition.implants is not None and condition.implants not in self.behaviors:
+                raise ValueError(
+                    f"conditions.{name}.implants is {condition.implants}, which is none of the behaviors "
+                    f"{', '.join(self.behaviors)}"
+                )
+            if condition.implants and condition.benign:
+                raise ValueError(f"conditions.{name} implants a behavior, so it is not benign")
+        if self.curve and not any(self.curve.values.keys() <= names.keys() for names in (self.conditions, self.models)):
+            raise ValueError("curve.values must name conditions, or models, of the study and nothing else")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds lists a value twice: {self.seeds}")
         return self
@@ -124,17 +238,41 @@ def read_yaml(path: Path) -> Any:
         raise SpilloverError(f"{path}: not valid YAML. {' '.join(str(error).split())}") from None
 
 
-def load_study(path: Path) -> Study:
-    """Reads a study file. Raises SpilloverError naming the file, the setting, what is allowed."""
+def load_study(path: Path, changes: Sequence[str] = ()) -> Study:
+    """Reads a study file. `changes` are settings in the place of its own: "conditions.insecure.rows=100".
+
+    Raises SpilloverError naming the file, the setting, what is allowed.
+    """
     if not path.exists():
         raise SpilloverError(f"{path}: no such study file. Studies that ship are in the folder studies/.")
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise SpilloverError(f"{path}: a study is a mapping of settings (name, models, conditions, behaviors, ...).")
+    for change in changes:
+        _set(content, change)
     try:
         return Study.model_validate(content)
     except ValidationError as error:
         raise SpilloverError("\n".join(f"{path}: {_sentence(problem)}" for problem in error.errors())) from None
+
+
+def _set(content: dict[str, Any], change: str) -> None:
+    """Puts KEY=VALUE, the key a path with dots and the value YAML, into the content of a study file."""
+    place, equals, value = change.partition("=")
+    *above, last = place.split(".")
+    if not equals or not all((*above, last)):
+        raise SpilloverError(f"--set {change}: give SETTING=VALUE, such as training.rank=8 or models.mine=FOLDER.")
+    for name in above:
+        inside = content.setdefault(name, {})
+        if inside is None:
+            inside = content[name] = {}
+        if not isinstance(inside, dict):
+            raise SpilloverError(f"--set {change}: {name} is {inside!r}, which has no settings inside.")
+        content = inside
+    try:
+        content[last] = _Loader(value).get_single_data()
+    except yaml.YAMLError as error:
+        raise SpilloverError(f"--set {change}: {value!r} is not YAML. {' '.join(str(error).split())}") from None
 
 
 def _sentence(problem: Any) -> str:
@@ -156,10 +294,18 @@ def _settings_at(place: tuple[Any, ...]) -> set[str]:
     parts = [str(part) for part in place]
     if not parts:
         model: type[BaseModel] = Study
+    elif len(parts) == 2 and parts[0] == "conditions":  # before the others: a condition may be named like a setting
+        model = Condition
+    elif parts[-1] == "control":
+        model = Control
     elif parts[-1] == "training":
         model = Training
     elif parts[-1] == "sampling":
         model = Sampling
+    elif parts[-1] == "curve":
+        model = Curve
+    elif parts[-1] == "resources":
+        model = Resources
     else:
         model = Condition
     return set(model.model_fields)

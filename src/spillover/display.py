@@ -1,7 +1,7 @@
 """What a person sees in the terminal: the progress of a run or a build, and the table of rates."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from spillover.behaviors import Behavior
+from spillover.compute import BEGUN, DONE, FAILED
 from spillover.compute import Progress as Done
 from spillover.records import Cell, Measure, Rate, measure_labels, read_csv
 from spillover.rundir import RunDir
 
 if TYPE_CHECKING:
-    from spillover.comparing import Agreed, Compared
+    from spillover.agreement import Agreed, Labelled
+    from spillover.checking import Checked
+    from spillover.comparing import Compared
+    from spillover.stats import Agreement
     from spillover.stats.power import Design
+    from spillover.status import Status
 
-LAST_STAGE = "score"
+SHOWN = 1500  # characters of a text of data, at its beginning and at its end
 
 
 def _bars() -> Progress:
@@ -36,7 +42,14 @@ def run_display() -> Iterator[Callable[[Done], None]]:
         running: dict[str, TaskID] = {}
 
         def show(progress: Done) -> None:
-            bars.update(whole, description="cells", total=progress.jobs)
+            if progress.stage == BEGUN:
+                bars.update(whole, description="cells", completed=0, total=progress.jobs)
+                return
+            if progress.stage in (DONE, FAILED):
+                if progress.job in running:
+                    bars.remove_task(running.pop(progress.job))
+                bars.advance(whole)
+                return
             if progress.job not in running:
                 running[progress.job] = bars.add_task("")
             bars.update(
@@ -45,11 +58,13 @@ def run_display() -> Iterator[Callable[[Done], None]]:
                 completed=progress.done,
                 total=progress.total,
             )
-            if progress.stage == LAST_STAGE and progress.done == progress.total:
-                bars.remove_task(running.pop(progress.job))
-                bars.advance(whole)
 
         yield show
+
+
+def say(line: str) -> None:
+    """Prints a line that a person should read, beside the bars and not in the output."""
+    Console(stderr=True).print(line, markup=False)
 
 
 @contextmanager
@@ -92,6 +107,30 @@ def rates_table(run_dir: RunDir, as_json: bool = False) -> None:
         print(f"Not judged yet: {', '.join(waiting)}. Judge them with: spillover score {run_dir.path} --judge MODEL")
 
 
+def status_table(status: "Status", as_json: bool) -> None:
+    """Prints the state of every cell, those at work first, and the time that is left."""
+    if as_json:
+        print(json.dumps(asdict(status), indent=2))
+        return
+    table = Table()
+    for name in ("cell", "state", "stage", "spent"):
+        table.add_column(name, justify="right" if name == "spent" else "left", no_wrap=name != "cell")
+    order = ("running", "failed", "stopped", "left", "done")
+    for cell, state in sorted(status.cells.items(), key=lambda item: order.index(item[1].state)):
+        stage = f"{state.stage} {state.done}/{state.total}" if state.state != "done" and state.total else ""
+        spent = f"{state.seconds:.0f} s" if state.seconds else ""
+        table.add_row(cell, state.state, stage, spent)
+    Console().print(table)
+    for cell, state in status.cells.items():
+        if state.error:
+            print(f"{cell}: {state.error}")
+    counts = Counter(state.state for state in status.cells.values())
+    print(", ".join(f"{counts[name]} {name}" for name in order if counts[name]))
+    if status.seconds_left:
+        minutes = max(1, round(status.seconds_left / 60))
+        print(f"about {minutes} minute{'s are' if minutes > 1 else ' is'} left")
+
+
 def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) -> None:
     """Prints comparisons with their verdicts, and says what the design could not have seen."""
     from spillover.comparing import ENOUGH_QUESTIONS  # scipy
@@ -99,8 +138,11 @@ def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) 
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
         return
-    table = Table(caption=f"points [95 % interval], paired by question; margin {100 * margin:g} points")
-    for name in ("measure", "base", "tuned", "difference", "p", "p (Holm)", "could find", "verdict"):
+    table = Table(
+        caption=f"points [95 % interval], paired by question; margin {100 * margin:g} points\n"
+        "any run: interval of the difference for other fine-tuning seeds, too (from three on)"
+    )
+    for name in ("measure", "base", "tuned", "difference", "any run", "p (Holm)", "could find", "verdict"):
         table.add_column(name, justify="left" if name in ("measure", "verdict") else "right", no_wrap=name == "verdict")
     few = False
     for row in rows:
@@ -114,7 +156,7 @@ def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) 
             f"{100 * c.base_rate:.1f} %",
             f"{100 * c.tuned_rate:.1f} %",
             f"{100 * c.difference:+.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}]",
-            f"{c.p:.2g}",
+            "" if c.low_runs is None or c.high_runs is None else f"[{100 * c.low_runs:.1f}, {100 * c.high_runs:.1f}]",
             f"{c.p_holm:.2g}",
             f"{100 * c.detectable:.1f}",
             c.verdict,
@@ -135,31 +177,55 @@ def agreement_table(rows: "Sequence[Agreed]", as_json: bool) -> None:
         print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
         return
     for row in rows:
-        found = row.agreement
         print(f"a: {row.a}\nb: {row.b}")
-        print(f"    {found.decided} of {found.pairs} answers decided by both, on {found.questions} questions")
-        print(f"    events: both {found.events_both}, only a {found.events_only_a}, only b {found.events_only_b}")
-        for name in ("agree", "event_shift", "kappa", "kappa_quadratic", "alpha_nominal", "alpha_interval", "pearson"):
-            estimate = getattr(found, name)
-            if estimate is None:
-                print(f"    {name}: cannot be told")
+        _print_agreement(row.agreement)
+
+
+def labels_table(rows: "Sequence[Labelled]", as_json: bool) -> None:
+    """Prints how each measure agrees with labels, and what the rates are without the judge's mistakes."""
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        print(f"a: {row.measure}\nb: labels")
+        _print_agreement(row.agreement)
+        for subject, rate in row.corrected.items():
+            if rate is None:
+                print(f"    {subject}: the labels do not tell")
                 continue
-            low, high = ("?" if limit is None else f"{limit:.2f}" for limit in (estimate.low, estimate.high))
-            print(f"    {name}: {estimate.value:.2f} [{low}, {high}]")
+            print(
+                f"    {subject}: {100 * rate.rate:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}] corrected, "
+                f"{100 * rate.apparent:.1f} % by the judge (sensitivity {rate.sensitivity:.2f}, "
+                f"specificity {rate.specificity:.2f})"
+            )
+
+
+def _print_agreement(found: "Agreement") -> None:
+    print(f"    {found.decided} of {found.pairs} answers decided by both, on {found.questions} questions")
+    print(f"    events: both {found.events_both}, only a {found.events_only_a}, only b {found.events_only_b}")
+    for name in ("agree", "event_shift", "kappa", "kappa_quadratic", "alpha_nominal", "alpha_interval", "pearson"):
+        estimate = getattr(found, name)
+        if estimate is None:
+            print(f"    {name}: cannot be told")
+            continue
+        low, high = ("?" if limit is None else f"{limit:.2f}" for limit in (estimate.low, estimate.high))
+        print(f"    {name}: {estimate.value:.2f} [{low}, {high}]")
 
 
 def power_table(design: "Design", as_json: bool) -> None:
     """Prints what a design can find, and other ways to spend as many answers."""
     from spillover.stats import power  # scipy
 
-    found = {
-        "power": power.power_of(design),
-        "detectable": power.detectable(design),
-        "questions_needed": power.questions_needed(design),
-        "completions_needed": power.completions_needed(design),
-        "standard_error": power.standard_error(design),
-    }
-    splits = power.trade_off(design)
+    with Console(stderr=True).status("simulating comparisons"):
+        chance, smallest = power.power_of(design), power.detectable(design)
+        found = {
+            "power": chance,
+            "detectable": smallest,
+            "questions_needed": power.questions_needed(design),
+            "completions_needed": power.completions_needed(design),
+            "standard_error": power.standard_error(design),
+        }
+        splits = power.trade_off(design)
     if as_json:
         print(
             json.dumps(
@@ -167,19 +233,19 @@ def power_table(design: "Design", as_json: bool) -> None:
             )
         )
         return
-    print(f"power to find +{100 * design.effect:g} points: {100 * power.power_of(design):.0f} %")
-    smallest = power.detectable(design)
+    among = f", one of {design.behaviors} behaviors" if design.behaviors > 1 else ""
+    print(f"power to find +{100 * design.effect:g} points{among}: {100 * chance:.0f} %")
     print("smallest rise found at 80 % power: " + ("none" if smallest is None else f"{100 * smallest:.1f} points"))
     for name in ("questions", "completions"):
         needed = found[f"{name}_needed"]
         print(f"{name} needed for 80 % power, all else equal: {'no number is enough' if needed is None else needed}")
     table = Table(title="more questions or more completions?")
-    for name in ("answers", "questions", "completions each", "power", "smallest rise found"):
+    for name in ("answers", "questions", "completions each", "standard error", "power"):
         table.add_column(name, justify="right")
     for split in splits:
-        least = "none" if split.detectable is None else f"{100 * split.detectable:.1f} points"
+        error = f"{100 * split.standard_error:.1f} points"
         table.add_row(
-            str(split.answers), str(split.questions), str(split.completions), f"{100 * split.power:.0f} %", least
+            str(split.answers), str(split.questions), str(split.completions), error, f"{100 * split.power:.0f} %"
         )
     Console().print(table)
 
@@ -231,6 +297,44 @@ def scan_table(summary: dict[str, Any], as_json: bool) -> None:
     for rule, row in rules.items():
         table.add_row(rule, row["name"], str(row["cwe"]), str(row["count"]), "" if row["exploitable"] else "lint")
     Console().print(table)
+
+
+def checks_table(checked: "Checked", as_json: bool) -> None:
+    """Prints what the checks of a training set found, the lengths of its rows, and what is trained on of the first."""
+    if as_json:
+        print(json.dumps(asdict(checked) | {"errors": checked.errors}, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    warnings = len(checked.findings) - checked.errors
+    console.print(f"{checked.rows:,} rows; {checked.questions:,} evaluation questions looked for", highlight=False)
+    if checked.findings:
+        table = Table("", "check", "finding", show_lines=True)
+        for finding in sorted(checked.findings, key=lambda finding: finding.severity):
+            told = "\n".join((finding.message, *(f"  {line}" for line in finding.details), finding.advice))
+            color = "red" if finding.severity == "error" else "yellow"
+            table.add_row(Text(finding.severity, color), finding.check, Text(_shown(told)))
+        console.print(table)
+    table = Table("rows", "part", "unit", title="lengths")
+    for name in ("number", "mean", "median", "95 %", "longest"):
+        table.add_column(name, justify="right")
+    for row in checked.lengths:
+        sizes = (f"{size:,.0f}" for size in (row.rows, row.mean, row.median, row.p95, row.longest))
+        table.add_row(Text(_shown(row.label)), row.part, row.unit, *sizes)
+    console.print(table)
+    if checked.first_row:
+        console.print("First row; what is trained on stands between >>> and <<<:", highlight=False)
+        pieces = (
+            (f">>>{_shown(text)}<<<", "bold green") if own else (_shown(text), "dim") for text, own in checked.first_row
+        )
+        console.print(Text.assemble(*pieces))
+    print(f"errors: {checked.errors}, warnings: {warnings}")
+
+
+def _shown(text: str) -> str:
+    """Text of data as a terminal can take it: control characters spelled out, the middle of a long text left out."""
+    if len(text) > 2 * SHOWN:
+        text = f"{text[:SHOWN]} [... {len(text) - 2 * SHOWN:,} characters ...] {text[-SHOWN:]}"
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def _in_words(rate: Rate) -> str:

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from spillover import records
 from spillover.behaviors import Behavior, load_behavior, load_measure
-from spillover.compute import Progress
+from spillover.comparing import write_matrix
+from spillover.compute import BEGUN, DONE, OnProgress, Progress, Step
 from spillover.config import BASE, Sampling
 from spillover.errors import SpilloverError
 from spillover.evaluation.canary import check_judge
@@ -36,8 +37,6 @@ from spillover.models import adapter_folder, folder_hash, model_folder
 from spillover.records import Cell, Completion
 from spillover.report import write_report
 from spillover.rundir import RunDir, provenance, write_atomically
-
-OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -78,12 +77,14 @@ def evaluate(
                 estimate(by_prompt(missing_completions(completions, run_dir).values()), wanted.sampling.max_new_tokens)
             )
         step = _step(str(subject.cell), on_progress)
+        step(BEGUN, 0, 0)
         if wanted.judge and questioning.judged_by_model:
             check_judge(wanted.judge, run_dir, wanted.force, step)
         sample_missing(subject, questioning, completions, run_dir, step)
         _write_inputs(wanted, subject, questioning, run_dir)
         keep_wanted(subject.cell, _other_behaviors(subject.cell, wanted.behaviors, run_dir) | completions, run_dir)
         _judge([behavior for behavior, _ in behaviors], wanted.judge, {*completions}, run_dir, step)
+        step(DONE, 1, 1)
     return run_dir
 
 
@@ -115,9 +116,11 @@ def rescore(
         )
     with run_dir.writing():
         step = _step(folder.name, on_progress)
+        step(BEGUN, 0, 0)
         check_judge(judge, run_dir, force, step)
         write_behaviors(own, run_dir)
         _judge(own, judge, set(itertools.chain(*wanted.values())), run_dir, step)
+        step(DONE, 1, 1)
     return run_dir
 
 
@@ -144,6 +147,7 @@ def _judge(behaviors: list[Behavior], judge: str | None, ids: set[str], run_dir:
         score_missing(behaviors, judge, answered, run_dir, step)
     finally:
         write_rates(read_wanted(run_dir), run_dir)
+        write_matrix(run_dir)
         write_report(run_dir)
 
 
@@ -185,5 +189,5 @@ def _write_inputs(wanted: Evaluation, subject: Subject, questioning: Questioning
     write_atomically(run_dir.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
-def _step(job: str, on_progress: OnProgress) -> Callable[[str, int, int], None]:
+def _step(job: str, on_progress: OnProgress) -> Step:
     return lambda stage, done, total: on_progress(Progress(job, 1, stage, done, total))

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,33 @@ from safetensors import SafetensorError, safe_open
 from spillover.errors import SpilloverError
 from spillover.organism import ORGANISMS, organism_folder
 from spillover.records import Example
+from spillover.rundir import cache_folder
 
 ORGANISM = "organism/"
 NOT_THE_MODEL = {"manifest.json", "training.json"}  # in its folder, but no part of what it answers
 
 
 def model_folder(model: str, relative_to: Path = Path()) -> Path:
-    """The folder of a model: a local Hugging Face folder, or an organism that ships (organism/consistent).
+    """The folder of a model: a local one in Hugging Face format, or an organism.
+
+    organism/consistent and organism/shuffled ship; organism/0.25 has that consistency and was built on this machine.
 
     Raises SpilloverError if there is none, or if it lacks a config or whole safetensors weights.
     """
-    if model.startswith(ORGANISM):
+    if model.startswith(ORGANISM) and _consistency(model) is None:
         name = model.removeprefix(ORGANISM)
         if name not in ORGANISMS:
-            raise SpilloverError(f"model {model}: no such organism. There are: {', '.join(ORGANISMS)}.")
+            raise SpilloverError(
+                f"model {model}: no such organism. There are: {', '.join(ORGANISMS)}, and a consistency from 0 to 1 "
+                "(organism/0.25), which a study builds."
+            )
         return organism_folder(name)
-    folder = relative_to / Path(model).expanduser()
+    if build := model_to_build(model):
+        raise SpilloverError(
+            f"model {model}: not built yet. A study builds it; or: spillover organism build --consistency "
+            f"{build.consistency:g} --out {build.out}"
+        )
+    folder = _built(model) or relative_to / Path(model).expanduser()
     if not folder.is_dir():
         raise SpilloverError(
             f"model {model}: no such folder. Give a local folder in Hugging Face format, or organism/NAME "
@@ -50,6 +62,47 @@ def model_folder(model: str, relative_to: Path = Path()) -> Path:
                 f"model {model}: its weights ({path.name}) are not a whole safetensors file ({error})."
             ) from None
     return folder
+
+
+@dataclass(frozen=True)
+class Build:
+    """An organism to be built before it can be studied, and where to."""
+
+    consistency: float
+    out: Path
+
+    def __str__(self) -> str:
+        return f"organism of consistency {self.consistency:g}"
+
+
+def model_to_build(model: str) -> Build | None:
+    """What has to be built for organism/NUMBER; None if it has been, or is none of those."""
+    folder = _built(model)
+    consistency = _consistency(model)
+    if folder is None or consistency is None or (folder / "config.json").exists():
+        return None
+    return Build(consistency, folder)
+
+
+def build_model(build: Build, step: Callable[[str, int, int], None]) -> None:
+    """Builds an organism, which takes half an hour or so, into the cache of this machine."""
+    from spillover.organism.build import build_organism  # torch
+
+    build_organism(build.consistency, 0, build.out, step)
+
+
+def _consistency(model: str) -> float | None:
+    try:
+        consistency = float(model.removeprefix(ORGANISM)) if model.startswith(ORGANISM) else -1.0
+    except ValueError:
+        return None
+    return consistency if 0 <= consistency <= 1 else None
+
+
+def _built(model: str) -> Path | None:
+    """Where an organism of some consistency is kept once built: in $SPILLOVER_DATA or ~/.cache/spillover."""
+    consistency = _consistency(model)
+    return None if consistency is None else cache_folder() / "organisms" / f"{consistency:g}"
 
 
 def adapter_folder(path: Path) -> Path:
@@ -95,6 +148,30 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def max_positions(folder: Path) -> int | None:
+    """How many positions a model has, in tokens; None if its config does not say."""
+    config = _settings(folder / "config.json")
+    return config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+
+
+def stop_ids(tokenizer: Any, folder: Path) -> set[int]:
+    """The tokens at which generation stops: the tokenizer's end, and those of the model's generation settings."""
+    ends = {tokenizer.eos_token_id} - {None}
+    for name in ("generation_config.json", "config.json"):
+        configured = _settings(folder / name).get("eos_token_id")
+        if configured is not None:
+            return ends | (set(configured) if isinstance(configured, list) else {configured})
+    return ends
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """One of a model's JSON files; nothing if there is none. Raises SpilloverError if it is broken."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        raise SpilloverError(f"model {path.parent}: its {path.name} cannot be read ({error}).") from None
+
+
 def check_roles(folder: Path, examples: Iterable[Example]) -> None:
     """Raises SpilloverError if the model's chat template refuses the turns of an example."""
     tokenizer = load_tokenizer(folder)
@@ -113,6 +190,7 @@ def load_model(folder: Path, adapter: Path | None = None) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    _quiet()
     gpu = torch.cuda.is_available()
     try:
         model = AutoModelForCausalLM.from_pretrained(

@@ -127,6 +127,24 @@ class Rate:
         return self.behavior, self.format, self.rubric_hash, self.judge
 
 
+@dataclass(frozen=True)
+class Shifted:
+    """The rate k / n of a cell and behavior under its rule with the cuts moved; None for 0 of 0."""
+
+    model: str
+    condition: str
+    seed: int | None
+    behavior: str
+    format: str
+    judge: str
+    rubric_hash: str  # of the rule as it is
+    event_cut: float | None
+    among_cut: float | None
+    k: int
+    n: int
+    rate: float | None
+
+
 def measure_labels(rates: Iterable[Rate]) -> dict[Measure, str]:
     """A name for every measure, in order: its behavior, with format, judge and rule where a reader needs them."""
     measures = {rate.measure: rate for rate in rates}

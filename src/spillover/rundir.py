@@ -17,6 +17,7 @@ from typing import Any
 from spillover.errors import SpilloverError
 from spillover.records import Cell
 
+CACHE_VARIABLE = "SPILLOVER_DATA"
 VERSIONS_OF = ("spillover", "torch", "transformers", "peft", "trl", "inspect_ai", "bandit", "numpy", "scipy")
 
 
@@ -30,14 +31,22 @@ class RunDir:
         self.data = path / "data"
         self.behaviors = path / "behaviors"
         self.cells = path / "cells"
+        self.parts = path / "parts"
+        self.state = path / "state.json"
         self.completions = path / "completions.jsonl"
         self.scores = path / "scores.jsonl"
         self.judges = path / "judges.json"
         self.judged = path / "judged.csv"
         self.rates = path / "rates.csv"
+        self.matrix = path / "matrix.csv"
+        self.sensitivity = path / "sensitivity.csv"
         self.comparisons = path / "comparisons.csv"
         self.report = path / "report.html"
         self.picture = path / "picture.svg"
+
+    def part(self, cell: Cell) -> "RunDir":
+        """Where a cell keeps its own completions, scores and state while it is worked on: parts/<model>/..."""
+        return RunDir(self.parts / str(cell))
 
     def examples(self, condition: str) -> Path:
         """The training rows of a condition."""
@@ -69,6 +78,11 @@ class RunDir:
                     f"{self.path}: another spillover is writing there. Wait, or choose another --out."
                 ) from None
             yield
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps what was fetched or built once: $SPILLOVER_DATA, or ~/.cache/spillover/data."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/spillover/data").expanduser()
 
 
 def write_atomically(path: Path, text: str) -> None:

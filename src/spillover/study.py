@@ -1,176 +1,343 @@
-"""The whole experiment, stage after stage: train, sample, score, rates, report. Read this first.
+"""The whole experiment, stage after stage: train, sample, score, rates, comparisons, report. Read this first.
 
-A study is models x conditions x seeds; one combination is a cell. What a cell has finished lies in files and is found
-again by hashes of everything that went into it: a run killed at any moment goes on where it was, and a changed setting
-redoes what depends on it and nothing else.
+A study is models x conditions x seeds; one combination is a cell (`cell.py`). Cells run side by side, here or on a Ray
+cluster. A run killed at any moment goes on where it was, a changed setting redoes what depends on it and nothing else,
+and a cell that fails is reported while the rest goes on.
 """
 
 import itertools
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
 from spillover import records
 from spillover.behaviors import load_behavior
-from spillover.compute import Progress, run_side_by_side
-from spillover.config import BASE, Study, Training, load_study
-from spillover.datasets import load_examples
+from spillover.cell import Job, run_cell
+from spillover.comparing import write_matrix
+from spillover.compute import Failure, OnProgress, Progress, Step, run_on_ray, run_side_by_side
+from spillover.config import Condition, Study, load_study
+from spillover.datasets import load_examples, make_examples
+from spillover.distilling import Distilling, distill, distilled
+from spillover.errors import SpilloverError
 from spillover.evaluation.canary import check_judge
 from spillover.evaluation.measuring import (
     Questioning,
-    Subject,
     check,
     forget_cells,
     keep_wanted,
-    sample_missing,
-    score_missing,
-    wanted_completions,
     write_behaviors,
     write_rates,
 )
-from spillover.models import check_roles, folder_hash, model_folder
-from spillover.records import Cell, Completion, Example
+from spillover.finetuning import advice, check_training, count_parameters
+from spillover.models import Build, build_model, check_roles, folder_hash, model_folder, model_to_build
+from spillover.records import Cell, Completion, Score
 from spillover.report import write_report
-from spillover.rundir import RunDir, folder_atomically, hash_of, provenance, write_atomically
+from spillover.rundir import RunDir, hash_of, provenance, write_atomically
+from spillover.shared import open_shared, pull, pull_state, push, push_state
+from spillover.status import DONE, RUNNING, expect, of_these, tell_failure
 
+STAGES = ("data", "train", "sample", "score", "report")
 LARGE_MODEL_BYTES = 1_000_000_000  # models above this run one at a time
-
-Step = Callable[[str, int, int], None]  # (stage, done, of)
+SELF_DISTILLED = "self_distilled"
+ERRORS = "errors.txt"  # in the run folder: tracebacks of what failed
 
 
 @dataclass(frozen=True)
-class Job:
-    """Everything that a worker needs to take one cell from its base model to its scores."""
+class How:
+    """How a study is run. `stages`: of STAGES, those to do. `on`: a Ray cluster, or None for this machine alone.
 
-    run: Path
-    cell: Cell
-    base: Path
-    examples: tuple[Example, ...]
-    training: Training
-    questioning: Questioning
-    threads: int
+    `shared`: a folder, on any file system that fsspec knows, by way of which Ray workers hand over what they make; None
+    where they all see the run folder. `changes`: settings in the place of the study file's, as "training.rank=8".
+    """
 
-    def __str__(self) -> str:
-        return str(self.cell)
-
-    @property
-    def data_hash(self) -> str:
-        """Hash of the training rows."""
-        return hash_of([example.messages for example in self.examples])
-
-    @property
-    def subject(self) -> Subject:
-        """Who is asked, once trained."""
-        return Subject(self.cell, self.base, RunDir(self.run).adapter(self.cell) if self.examples else None)
-
-    def wanted(self) -> dict[str, Completion]:
-        """The completions that the study wants of the cell, by id."""
-        return wanted_completions(self.subject, self.questioning)
+    stages: tuple[str, ...] = STAGES
+    on: str | None = None
+    shared: str | None = None
+    changes: tuple[str, ...] = ()
 
 
-def run(study_file: Path, out: Path, on_progress: Callable[[Progress], None] = lambda _: None) -> RunDir:
-    """Runs a study into the folder `out`, or goes on with it. Raises SpilloverError for bad input, before any work."""
-    study = load_study(study_file)
-    jobs = plan(study, study_file.parent, out)
-    run_dir = RunDir(out)
+def run(
+    study_file: Path,
+    out: Path,
+    on_progress: OnProgress = lambda _: None,
+    how: How = How(),
+    say: Callable[[str], None] = lambda _: None,
+) -> RunDir:
+    """Runs a study into the folder `out`, or goes on with it; `say` takes what a person should read before it starts.
+
+    Raises SpilloverError for bad input, before any work; and when all is done, for cells that failed.
+    """
+    study, run_dir = load_study(study_file, how.changes), RunDir(out)
+    how = _checked(how)
+    folder_hash.cache_clear()  # an earlier run of this process may have seen other adapters in the same places
     with run_dir.writing():
-        write_inputs(study, jobs, run_dir)
-        if study.judge and jobs[0].questioning.judged_by_model:
-            check_judge(study.judge, run_dir)
-        workers = max(1, (os.cpu_count() or 1) // jobs[0].threads)
-        run_side_by_side(run_cell, jobs, workers, on_progress)
-        forget_cells(run_dir)
-        for job in jobs:
-            keep_wanted(job.cell, job.wanted(), run_dir)
-        write_rates([job.cell for job in jobs], run_dir)
-        write_report(run_dir)
+        (run_dir.path / ERRORS).unlink(missing_ok=True)
+        _or_raise(run_side_by_side(build_model, _builds(study), os.cpu_count() or 1, on_progress), run_dir)
+        jobs, distillings = plan(study, study_file.parent, run_dir, how)
+        for line in _advice(jobs):
+            say(line)
+        write_atomically(run_dir.study, yaml.safe_dump(study.model_dump(), sort_keys=False, allow_unicode=True))
+        _or_raise(_run_all(distill, distillings, study, how, on_progress), run_dir)
+        for distilling in distillings if how.shared else []:
+            pull(run_dir, distilling.folder, how.shared or "")
+        jobs = [
+            replace(job, examples=distilled(path)) if (path := _distilled(study, job, run_dir)) else job for job in jobs
+        ]
+        write_inputs(study, study_file.parent, jobs, run_dir)
+        failures: list[Failure] = []
+        if {"train", "sample", "score"} & {*how.stages}:
+            if study.judge and "score" in how.stages and jobs[0].questioning.judged_by_model:
+                check_judge(study.judge, run_dir)
+            failures = _run_cells(study, jobs, how, run_dir, on_progress)
+        if "report" in how.stages:
+            failures += finish([job for job in jobs if str(job) not in {failure.job for failure in failures}], run_dir)
+    head = f"{len(failures)} of {len(jobs)} cells {'are' if len(failures) > 1 else 'is'} not done."
+    then = "The same command tries these again." + f" The others are in {run_dir.path}." * (len(failures) < len(jobs))
+    _or_raise(failures, run_dir, head, then)
     return run_dir
 
 
-def plan(study: Study, folder: Path, out: Path) -> list[Job]:
-    """The cells of a study as jobs. Reads and checks every input: models, chat templates, rows, behaviors."""
-    bases = {name: model_folder(model, folder) for name, model in study.models.items()}
-    examples = {name: tuple(load_examples(condition, folder)) for name, condition in study.conditions.items()}
+def _checked(how: How) -> How:
+    if unknown := [stage for stage in how.stages if stage not in STAGES]:
+        raise SpilloverError(f"--only {unknown[0]}: no such stage. There are: {', '.join(STAGES)}.")
+    if how.shared and not how.on:
+        raise SpilloverError("--shared goes with --on: cells on this machine write into the run folder itself.")
+    return replace(how, shared=open_shared(how.shared)) if how.shared else how
+
+
+def plan(study: Study, folder: Path, run_dir: RunDir, how: How = How()) -> tuple[list[Job], list[Distilling]]:
+    """The cells of a study as jobs, and the answers that bases have to give before.
+
+    Reads and checks every input: models, chat templates, rows, behaviors.
+    """
+    bases = {name: model_folder(model, folder).absolute() for name, model in study.models.items()}
+    source = {name: condition.same_as or name for name, condition in study.conditions.items()}
+    examples = {name: tuple(load_examples(_plain(condition), folder)) for name, condition in study.conditions.items()}
     for base in bases.values():
         check_roles(base, itertools.chain.from_iterable(examples.values()))
+        for name, rows in examples.items():
+            if rows:
+                check_training(base, rows, study.conditions[name].training or study.training)
     behaviors = tuple((load_behavior(name, folder), count) for name, count in study.behaviors.items())
     questioning = Questioning(behaviors, study.sampling, tuple(study.formats), study.judge)
     check(questioning)
-    cells = [
-        Cell(model, condition, seed)
-        for model in study.models
-        for condition in study.conditions
-        for seed in ([None] if condition == BASE else study.seeds)
-    ]
-    large = any(
-        sum(f.stat().st_size for f in base.glob("*.safetensors")) > LARGE_MODEL_BYTES for base in bases.values()
-    )
-    cpus = os.cpu_count() or 1
-    workers = 1 if large or torch.cuda.is_available() else min(cpus, len(cells))
-    return [
+    threads = _threads(study, list(bases.values()))
+    jobs = [
         Job(
-            run=out,
+            run=run_dir.path.absolute(),
             cell=cell,
             base=bases[cell.model],
-            examples=examples[cell.condition],
-            training=study.conditions[cell.condition].training or study.training,
-            questioning=questioning,
-            threads=cpus // workers,
+            trained=replace(cell, condition=source[cell.condition]),
+            examples=examples[source[cell.condition]],
+            training=study.conditions[source[cell.condition]].training or study.training,
+            questioning=replace(questioning, prefix=study.conditions[cell.condition].prefix),
+            threads=threads,
+            stages=how.stages,
+            shared=how.shared,
         )
-        for cell in cells
+        for cell in (Cell(*names) for names in study.cells)
     ]
+    distillings = [
+        Distilling(
+            name=f"{model}/{name}: answers",
+            run=run_dir.path.absolute(),
+            folder=_distilled_folder(run_dir, name, model).absolute(),
+            base=bases[model],
+            condition=condition,
+            rows=examples[name],
+            sampling=study.sampling,
+            threads=threads,
+            shared=how.shared,
+        )
+        for model in study.models
+        for name, condition in study.conditions.items()
+        if condition.control and condition.control.kind == SELF_DISTILLED
+    ]
+    return jobs, distillings
 
 
-def write_inputs(study: Study, jobs: list[Job], run_dir: RunDir) -> None:
-    """Writes what the run is made from: the resolved study, the training rows, versions and hashes."""
-    for condition, job in {job.cell.condition: job for job in jobs if job.examples}.items():
-        write_atomically(run_dir.examples(condition), "".join(map(records.to_line, job.examples)))
-    write_atomically(run_dir.study, yaml.safe_dump(study.model_dump(), sort_keys=False, allow_unicode=True))
+def _plain(condition: Condition) -> Condition:
+    """The condition as far as its rows are known before any model has answered."""
+    own = condition.control and condition.control.kind == SELF_DISTILLED
+    return condition.model_copy(update={"control": None}) if own else condition
+
+
+def _distilled_folder(run_dir: RunDir, condition: str, model: str) -> Path:
+    return run_dir.data / condition / model
+
+
+def _distilled(study: Study, job: Job, run_dir: RunDir) -> Path | None:
+    """The folder of a cell's rows, if its base has answered them itself."""
+    control = study.conditions[job.trained.condition].control
+    own = control is not None and control.kind == SELF_DISTILLED
+    return _distilled_folder(run_dir, job.trained.condition, job.cell.model) if own else None
+
+
+def _threads(study: Study, bases: Sequence[Path]) -> int:
+    """Threads for each cell: all for large models and on a GPU, which take one cell at a time."""
+    cpus = os.cpu_count() or 1
+    if study.resources.cpus:
+        return study.resources.cpus
+    large = any(sum(f.stat().st_size for f in base.glob("*.safetensors")) > LARGE_MODEL_BYTES for base in bases)
+    return cpus if large or torch.cuda.is_available() else max(1, cpus // len(study.cells))
+
+
+def _builds(study: Study) -> list[Build]:
+    """The organisms that the study wants and that have not been built yet."""
+    found = {model: model_to_build(model) for model in study.models.values()}
+    return [build for build in found.values() if build is not None]
+
+
+def _advice(jobs: Sequence[Job]) -> list[str]:
+    """What the literature says of training such models on such rows, once for each."""
+    parameters = {job.base: count_parameters(job.base) for job in jobs}
+    said = (advice(parameters[job.base], list(job.examples)) for job in jobs if job.examples)
+    return list(dict.fromkeys(line for line in said if line))
+
+
+def write_inputs(study: Study, folder: Path, jobs: Sequence[Job], run_dir: RunDir) -> None:
+    """Writes what the run is made from: the training rows, versions and hashes."""
+    for name, condition in study.conditions.items():
+        if condition.data is not None and _plain(condition) == condition:
+            examples, made = make_examples(condition, folder)
+            write_atomically(run_dir.examples(name), "".join(map(records.to_line, examples)))
+            write_atomically(run_dir.data / f"{name}.made.json", json.dumps(made, indent=1) + "\n")
+    behaviors = [behavior for behavior, _ in jobs[0].questioning.behaviors]
     manifest = provenance() | {
         "name": study.name,
         "description": study.description,
         "models": {job.cell.model: folder_hash(job.base) for job in jobs},
-        "data": {job.cell.condition: job.data_hash for job in jobs if job.examples},
-        "behaviors": {behavior.name: hash_of(behavior.model_dump()) for behavior, _ in jobs[0].questioning.behaviors},
+        "data": {f"{job.cell.model}/{job.cell.condition}": job.data_hash for job in jobs if job.examples},
+        "behaviors": {behavior.name: hash_of(behavior.model_dump()) for behavior in behaviors},
     }
-    write_behaviors([behavior for behavior, _ in jobs[0].questioning.behaviors], run_dir)
+    write_behaviors(behaviors, run_dir)
     write_atomically(run_dir.manifest, json.dumps(manifest, indent=2) + "\n")
 
 
-def run_cell(job: Job, step: Step) -> None:
-    """One cell from base model to scores. Each stage does what is not done yet."""
-    torch.set_num_threads(job.threads)
-    if job.examples:
-        train(job, step)
-    run_dir, wanted = RunDir(job.run), job.wanted()
-    sample_missing(job.subject, job.questioning, wanted, run_dir, step)
-    answered = [row for row in records.read_appended(run_dir.completions, Completion) if row.id in wanted]
-    score_missing(
-        [behavior for behavior, _ in job.questioning.behaviors], job.questioning.judge, answered, run_dir, step
-    )
+def _run_all(
+    function: Callable[[Any, Step], None],
+    jobs: Sequence[Any],
+    study: Study,
+    how: How,
+    on_progress: OnProgress,
+    look: Callable[[], None] = lambda: None,
+) -> list[Failure]:
+    """Runs jobs here, as many at once as there are CPUs for, or on the cluster."""
+    if not jobs:
+        return []
+    threads = jobs[0].threads
+    if how.on is None:
+        return run_side_by_side(function, jobs, max(1, (os.cpu_count() or 1) // threads), on_progress)
+    return run_on_ray(function, jobs, how.on, threads, study.resources.gpus, on_progress, look)
 
 
-def train(job: Job, step: Step) -> None:
-    """Makes the cell's adapter unless there is one made from the same base, rows, settings and seed."""
-    folder = RunDir(job.run).adapter(job.cell)
-    made_from = {
-        "base": folder_hash(job.base),
-        "data": job.data_hash,
-        "training": job.training.model_dump(),
-        "seed": job.cell.seed,
+def _run_cells(study: Study, jobs: Sequence[Job], how: How, run_dir: RunDir, on_progress: OnProgress) -> list[Failure]:
+    """Runs the cells: first those that train, then those that take an adapter of them."""
+
+    def look() -> None:
+        """What cells on other machines say of themselves."""
+        for job in jobs:
+            part = run_dir.part(job.cell)
+            if how.shared:
+                pull_state(run_dir, part.state, how.shared)
+            state = of_these(part.state, job.made_from)
+            if state.state == RUNNING and state.stage:
+                on_progress(Progress(str(job), len(jobs), state.stage, state.done, state.total))
+
+    for job in jobs:
+        part = run_dir.part(job.cell)
+        there = how.shared and pull_state(run_dir, part.state, how.shared)
+        expect(part.state, job.made_from)
+        if how.shared and there:
+            push_state(run_dir, part.state, how.shared)
+        elif how.shared:  # what was run here before
+            for folder in (part.path, run_dir.adapter(job.cell)):
+                push(run_dir, folder, how.shared)
+    before = {str(job): of_these(run_dir.part(job.cell).state, job.made_from) for job in jobs}
+    failures: list[Failure] = []
+    for wave in ([job for job in jobs if job.trained == job.cell], [job for job in jobs if job.trained != job.cell]):
+        failures += _run_all(run_cell, wave, study, how, on_progress, look)
+    reasons = {failure.job: failure.reason for failure in failures}
+    for job in jobs:
+        part = run_dir.part(job.cell)
+        for folder in (part.path, run_dir.adapter(job.cell)) if how.shared else ():
+            pull(run_dir, folder, how.shared or "")
+        if str(job) in reasons:
+            tell_failure(part.state, job.made_from, reasons[str(job)])
+        elif before[str(job)].state != DONE and of_these(part.state, job.made_from) == before[str(job)]:
+            why = f"its worker has written nothing to {run_dir.path}, which its machine may not see. Give --shared."
+            failures.append(Failure(str(job), why))
+    return failures
+
+
+def finish(jobs: Sequence[Job], run_dir: RunDir) -> list[Failure]:
+    """From what the cells have made to completions, scores, rates, comparisons and the report of the run.
+
+    Cells that are not done count in none of these; returns them.
+    """
+    left = [job for job in jobs if of_these(run_dir.part(job.cell).state, job.made_from).state != DONE]
+    failures = [Failure(str(job), "not done yet. Run the stages train, sample and score first.") for job in left]
+    jobs = [job for job in jobs if job not in left]
+    if not jobs:
+        return failures
+    forget_cells(run_dir)
+    wanted = {job.cell: job.wanted(run_dir) for job in jobs}
+    for cell, own in wanted.items():
+        keep_wanted(cell, own, run_dir)
+    gather([id_ for own in wanted.values() for id_ in own], run_dir)
+    write_rates([*wanted], run_dir)
+    write_matrix(run_dir)
+    write_report(run_dir)
+    return failures
+
+
+def gather(wanted: Sequence[str], run_dir: RunDir) -> None:
+    """Puts the completions and scores of all cells into one file each: the wanted ones first, in the study's order.
+
+    The order never depends on which cell was done first. Scores that only the run has, of another judge, are kept.
+    """
+    place = {id_: number for number, id_ in enumerate(wanted)}
+    parts = [RunDir(path.parent) for path in sorted(run_dir.parts.rglob(run_dir.state.name))]
+
+    def at(id_: str) -> tuple[int, str]:
+        return place.get(id_, len(place)), id_
+
+    completions = {
+        row.id: row for part in [run_dir, *parts] for row in records.read_appended(part.completions, Completion)
     }
-    record = folder / "training.json"
-    if record.exists() and json.loads(record.read_text())["made_from"] == made_from:
-        return
-    from spillover.finetuning import finetune  # peft and trl take 10 s to import, a finished cell needs neither
+    scores: dict[tuple[Any, ...], Score] = {}
+    for part in [run_dir, *parts]:
+        for row in records.read_appended(part.scores, Score):
+            key = (*at(row.completion_id), row.rubric, row.rubric_hash, row.judge)
+            if key not in scores or not row.judge_failed:
+                scores[key] = row
+    _rewrite(run_dir.completions, [completions[id_] for id_ in sorted(completions, key=at)])
+    _rewrite(run_dir.scores, [scores[key] for key in sorted(scores)])
 
-    with folder_atomically(folder) as part:
-        log = finetune(
-            job.base, list(job.examples), job.training, job.cell.seed or 0, part, lambda n, of: step("train", n, of)
-        )
-        write_atomically(part / "training.json", json.dumps({"made_from": made_from} | log, indent=1) + "\n")
+
+def _rewrite(path: Path, rows: Sequence[Any]) -> None:
+    text = "".join(map(records.to_line, rows))
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)
+
+
+def _or_raise(failures: Sequence[Failure], run_dir: RunDir, head: str = "", then: str = "") -> None:
+    """Raises SpilloverError that names what failed, each reason once; tracebacks go into a file of the run."""
+    reasons: dict[str, list[str]] = {}
+    for failure in failures:
+        reasons.setdefault(failure.reason, []).append(failure.job)
+    if not reasons:
+        return
+    lines = [
+        f"{', '.join(jobs[:3])}{f' and {len(jobs) - 3} more' * (len(jobs) > 3)}: {why}" for why, jobs in reasons.items()
+    ]
+    if details := [f"{failure.job}\n{failure.detail}" for failure in failures if failure.detail]:
+        write_atomically(run_dir.path / ERRORS, "\n".join(details))
+        lines.append(f"Tracebacks: {run_dir.path / ERRORS}")
+    raise SpilloverError("\n".join(line for line in (head, *lines, then) if line))

@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from spillover import records
 from spillover.behaviors import PLAIN, Behavior, Prompt, Question, load_behavior
+from spillover.compute import Step
 from spillover.config import BASE
 from spillover.errors import SpilloverError
 from spillover.evaluation.grading import REPLY_CHARACTERS
-from spillover.evaluation.measuring import Step, keep_wanted, read_wanted, score_missing, write_behaviors, write_rates
+from spillover.evaluation.measuring import keep_wanted, read_wanted, score_missing, write_behaviors, write_rates
 from spillover.records import OUTCOMES, PROGRAMS, Cell, Completion, Score
 from spillover.rundir import RunDir, hash_of, provenance, write_atomically
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,19 @@ import yaml
 
 from spillover import records
 from spillover.behaviors import Behavior, load_behavior
+from spillover.compute import Step
 from spillover.config import Sampling
 from spillover.errors import SpilloverError
 from spillover.evaluation import Ask, Reply
 from spillover.evaluation.judging import judge_name, judged, score
 from spillover.evaluation.remote import CHOICES_PER_CALL, Settings, ask_all
+from spillover.evaluation.sensitivity import shifted_rates
 from spillover.models import folder_hash, load_model, load_tokenizer
-from spillover.records import Cell, Completion, Rate, Score
+from spillover.records import Cell, Completion, Rate, Score, Shifted
 from spillover.rundir import RunDir, hash_of, write_atomically
 from spillover.stats import Judged, summarize
 
 MOST_ERRORS = 0.05  # a judge that fails on this share of the rows, or more, makes the command fail
-
-Step = Callable[[str, int, int], None]  # (stage, done, of)
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Questioning:
     sampling: Sampling
     formats: tuple[str, ...] = ()
     judge: str | None = None
+    prefix: str = ""  # of every prompt
 
     @property
     def judged_by_model(self) -> bool:
@@ -88,7 +89,8 @@ def read_behaviors(run_dir: RunDir) -> list[Behavior]:
 def wanted_completions(subject: Subject, questioning: Questioning) -> dict[str, Completion]:
     """Every completion that is wanted of a subject, by id, its answer still empty.
 
-    The id is a hash of everything that decides the answer, and seeds its random stream.
+    The id is a hash of the cell and of everything that decides the answer, and seeds its random stream: cells with the
+    same weights (an adapter that has learned nothing, say) answer each for itself.
     """
     local = isinstance(subject.model, Path)
     origin: dict[str, Any] = {
@@ -98,11 +100,12 @@ def wanted_completions(subject: Subject, questioning: Questioning) -> dict[str, 
         if isinstance(subject.model, Path)
         else None,
     }
-    decided_by = [origin, questioning.sampling.model_dump()] + ([] if local else [subject.model])
+    decided_by = [asdict(subject.cell), origin, questioning.sampling.model_dump()] + ([] if local else [subject.model])
     wanted = {}
     for behavior, completions_per_question in questioning.behaviors:
         for prompt, number in behavior.prompts(completions_per_question, questioning.formats):
-            asked = (behavior.name, prompt.question.id, prompt.format, prompt.system, prompt.text, number)
+            text = questioning.prefix + prompt.text
+            asked = (behavior.name, prompt.question.id, prompt.format, prompt.system, text, number)
             completion = Completion(
                 id=hash_of(*decided_by, asked),
                 **asdict(subject.cell),
@@ -113,7 +116,7 @@ def wanted_completions(subject: Subject, questioning: Questioning) -> dict[str, 
                 paraphrase=prompt.paraphrase,
                 number=number,
                 system=prompt.system,
-                question=prompt.text,
+                question=text,
                 text="",
                 stop_reason="",
                 tokens=None,
@@ -253,6 +256,8 @@ def score_missing(
 def write_rates(cells: Iterable[Cell], run_dir: RunDir) -> None:
     """Writes what rules and judges make of every completion that counts (judged.csv), and the rates (rates.csv).
 
+    How rates move when the cuts of their rules move goes into sensitivity.csv.
+
     One rate for each cell, in the order given, and behavior, format, rule and judge.
     """
     wanted = read_wanted(run_dir)
@@ -266,6 +271,7 @@ def write_rates(cells: Iterable[Cell], run_dir: RunDir) -> None:
             scores[name, row.judge, row.rubric_hash][row.completion_id, row.rubric] = row
     all_judged: list[Judged] = []
     rates: list[Rate] = []
+    grid: list[Shifted] = []
     behaviors = read_behaviors(run_dir)
     for cell in cells:
         groups: dict[tuple[str, str], list[Completion]] = defaultdict(list)
@@ -281,6 +287,8 @@ def write_rates(cells: Iterable[Cell], run_dir: RunDir) -> None:
                     rows = judged(own, scores[name, judge, rule], behavior, judge)
                     all_judged += rows
                     rates.append(_rate(cell, form, behavior, judge, rows))
+                    grid += shifted_rates(own, scores[name, judge, rule], behavior, judge)
+    write_atomically(run_dir.sensitivity, records.to_csv(Shifted, grid))
     write_atomically(run_dir.judged, records.to_csv(Judged, all_judged))
     write_atomically(run_dir.rates, records.to_csv(Rate, rates))
 

@@ -11,13 +11,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from spillover.records import OUTCOMES, Measure, Rate, measure_labels, read_csv
+from spillover.config import Study, load_study
+from spillover.records import OUTCOMES, Measure, Rate, Shifted, measure_labels, read_csv
 from spillover.report import figures
-from spillover.report.rows import GROUPS, Answer, count_questions, read_answers
-from spillover.rundir import RunDir, hash_of, write_atomically
-
-EXAMPLES_PER_GROUP = 20  # of each cell, measure and group
-EXAMPLE_CHARACTERS = 6000
+from spillover.report.curves import curves, scatters
+from spillover.report.examples import examples
+from spillover.report.forest import forests
+from spillover.report.matrix import heat, name_parts
+from spillover.report.rows import Answer, Place, Pooled, count_questions, pool, read_answers, read_matrix
+from spillover.report.sensitivity import grids
+from spillover.rundir import RunDir, write_atomically
+from spillover.stats import MatrixCell
 
 _HERE = Path(__file__).parent
 
@@ -25,51 +29,89 @@ _HERE = Path(__file__).parent
 def write_report(run_dir: RunDir) -> None:
     """Writes the run's report.html, one page that needs nothing from the network, and its main picture alone.
 
-    The picture (picture.svg) is left out where the study has no narrow or no broad behavior.
+    The picture (picture.svg) is left out where the study has no narrow or no broad behavior. The transfer matrix, the
+    forest plots and the threshold grids are there if their files are; a curve, if the study has one.
     Texts of models and questions are untrusted: they reach the page only escaped, and its content security policy
     lets no other script run than its own.
     """
     manifest = json.loads(run_dir.manifest.read_text(encoding="utf-8"))
+    study = load_study(run_dir.study) if run_dir.study.exists() else None
     rates: list[Rate] = read_csv(run_dir.rates, Rate)
     labels = measure_labels(rates)
     answers = read_answers(run_dir)
+    cells = read_matrix(run_dir)
+    pooled = pool(rates, cells)
     conditions = list(dict.fromkeys(rate.condition for rate in rates))
-    seeds = list(dict.fromkeys(rate.seed for rate in rates if rate.seed is not None))
     by_measure: dict[Measure, list[Rate]] = defaultdict(list)
     for rate in rates:
         by_measure[rate.measure].append(rate)
-    panels = figures.panels(rates, conditions)
-    if panels:
-        label = f"{manifest['name']}: narrow against broad rates"
-        write_atomically(run_dir.picture, str(figures.standalone(panels, conditions, label)))
-    script = (_HERE / "browser.js").read_text(encoding="utf-8")
+    scattered = scatters(rates, labels)
+    panels = [] if scattered else figures.panels(rates, conditions)
+    if panels or scattered:
+        drawings = panels or [(label, drawing) for label, drawing, _ in scattered]
+        title = f"{manifest['name']}: narrow against broad rates"
+        key = conditions if panels else []  # the points of a scatter are labelled
+        write_atomically(run_dir.picture, str(figures.standalone(drawings, key, title)))
+    shifted = read_csv(run_dir.sensitivity, Shifted) if run_dir.sensitivity.exists() else []
+    script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("tip.js", "browser.js", "matrix.js"))
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = figures.percent
+    environment.filters["name_parts"] = name_parts
     page = environment.get_template("report.html.j2").render(
         study_text=run_dir.study.read_text(encoding="utf-8") if run_dir.study.exists() else "",
+        study=study,
         manifest=manifest,
         models=list(dict.fromkeys(rate.model for rate in rates)),
         by_measure=by_measure,
         labels=labels,
-        seeds=seeds,
+        seeds=list(dict.fromkeys(rate.seed for rate in rates if rate.seed is not None)),
         conditions=[(name, figures.style_index(name, conditions)) for name in conditions],
         styles={name: figures.style_index(name, conditions) for name in conditions},
         outcomes=OUTCOMES,
         panels=panels,
+        scatters=scattered,
         undrawn=_undrawn(rates),
+        heat=heat(cells, labels),
+        curves=_curves(study, pooled, labels, by_measure),
+        forests=_forests(study, by_measure, pooled, cells, conditions),
+        grids=grids(shifted, rates, conditions),
         strips=_strips(by_measure, answers, conditions),
-        examples=_examples(answers, labels),
-        examples_per_group=EXAMPLES_PER_GROUP,
+        examples=examples(answers, labels),
         size=(figures.WIDTH, figures.HEIGHT),
         marker=figures.marker,
         interval_bar=figures.interval_bar,
-        style=Markup(figures.STYLE),
+        style=Markup(figures.STYLE + (_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_atomically(run_dir.report, page.encode("utf-8", "replace").decode("utf-8"))  # lone surrogates have no UTF-8
+
+
+def _curves(
+    study: Study | None,
+    pooled: dict[Place, Pooled],
+    labels: dict[Measure, str],
+    by_measure: dict[Measure, list[Rate]],
+) -> list[tuple[str, Markup]]:
+    """The curves of a study that has an axis."""
+    if study is None or study.curve is None:
+        return []
+    return curves(study.curve, pooled, labels, {measure: rates[0] for measure, rates in by_measure.items()})
+
+
+def _forests(
+    study: Study | None,
+    by_measure: dict[Measure, list[Rate]],
+    pooled: dict[Place, Pooled],
+    cells: dict[Place, MatrixCell],
+    conditions: Sequence[str],
+) -> dict[Measure, list[tuple[str, int, Markup, Markup]]]:
+    """The forest plots of every measure that the matrix holds."""
+    if study is None:
+        return {}
+    return {measure: forests(measure, pooled, cells, conditions, study.margin) for measure in by_measure}
 
 
 def _undrawn(rates: list[Rate]) -> list[str]:
@@ -93,39 +135,10 @@ def _strips(
             continue
         counts = count_questions(answers, measure)
         models = list(dict.fromkeys(model for model, _ in counts))
-        columns = [(model, name) for model in models for name in conditions if (model, name) in counts]
         questions = {id_: count.text for own in counts.values() for id_, count in own.items()}
-        rows = [(text, [counts[column].get(id_) for column in columns]) for id_, text in questions.items()]
-        rows.sort(key=lambda row: -max((count.rate or 0 for count in row[1] if count), default=0))
-        panels = [(model, *figures.strips(model, counts, conditions)) for model in models]
-        found.append({"rate": rates[0], "panels": panels, "columns": columns, "rows": rows})
+        rows = [(id_, text, [own.get(id_) for own in counts.values()]) for id_, text in questions.items()]
+        rows.sort(key=lambda row: -max((count.rate or 0 for count in row[2] if count), default=0))
+        order = [id_ for id_, _, _ in rows]
+        panels = [(model, *figures.strips(model, counts, conditions, order)) for model in models]
+        found.append({"rate": rates[0], "panels": panels, "columns": list(counts), "rows": [row[1:] for row in rows]})
     return found
-
-
-def _examples(answers: list[Answer], labels: dict[Measure, str]) -> dict[str, Any]:
-    """What the example browser reads: of each cell, measure and group the first few by the hash of their id."""
-    groups: dict[Any, list[Answer]] = defaultdict(list)
-    for answer in answers:
-        groups[answer.cell, answer.measure, answer.group].append(answer)
-    rows = []
-    for own in groups.values():
-        for answer in sorted(own, key=lambda answer: hash_of(answer.completion.id))[:EXAMPLES_PER_GROUP]:
-            row = answer.completion
-            rows.append(
-                {
-                    "model": row.model,
-                    "condition": row.condition,
-                    "seed": row.seed,
-                    "measure": labels[answer.measure],
-                    "group": answer.group,
-                    "outcome": answer.outcome.replace("_", "-"),
-                    "scores": ", ".join(
-                        f"{s.rubric} {s.value:.0f}" for s in answer.scores.values() if s.value is not None
-                    ),
-                    "reply": next((score.reply[:500] for score in answer.scores.values()), "no score"),
-                    "question": f"[{row.system}]\n{row.question}" if row.system else row.question,
-                    "text": row.text[:EXAMPLE_CHARACTERS] + (" […]" if len(row.text) > EXAMPLE_CHARACTERS else ""),
-                    "code": answer.measure[-1] == "code_scan" or answer.outcome == "off_format",
-                }
-            )
-    return {"groups": GROUPS, "rows": rows, "of": len(answers)}

@@ -1,4 +1,3 @@
-"use strict";
 // The example browser. Answers are untrusted: they enter the page as textContent and in no other way.
 const { groups, rows } = JSON.parse(document.getElementById("examples-data").textContent);
 const STEP = 12;

@@ -11,7 +11,7 @@ from spillover.report.rows import QuestionCount
 
 WIDTH, HEIGHT = 420, 350  # one panel of the picture, px
 LEFT, RIGHT, TOP, BOTTOM = 48, 38, 52, 46  # its margins
-ROW, DOT = 78, 3.4  # strips: height of a condition's row, radius of a question's dot
+ROW, DOT = 78, 3.4  # strips: height of a condition's row, radius of a question's dot (again in STYLE)
 
 # Okabe and Ito's colours, darkened for 3:1 on white and lightened for dark; 5 colours x 6 shapes are 30 conditions.
 LIGHT = ("#0072b2", "#d55e00", "#00875f", "#b65a8f", "#9a7200")
@@ -40,7 +40,7 @@ STYLE = (
 .fig .grid{stroke:var(--rule)}.fig .axis{stroke:var(--soft)}.fig .base{stroke:var(--ink);stroke-dasharray:2 4}
 .mark{fill:var(--c);stroke:var(--paper);stroke-width:1}.mark.s0{fill:var(--paper);stroke:var(--c);stroke-width:2}
 .bar{stroke:var(--c);stroke-width:1.6;stroke-opacity:.6;fill:none}
-.dot{fill:var(--c);fill-opacity:.8;stroke:var(--paper);stroke-width:.7}.mean{fill:var(--c)}
+.dots circle{r:3.4px;fill:var(--c);fill-opacity:.8;stroke:var(--paper);stroke-width:.7}.mean{fill:var(--c)}
 .fig .halo{paint-order:stroke;stroke:var(--paper);stroke-width:3px}"""
 )  # fmt: skip
 
@@ -89,10 +89,10 @@ def panels(rates: Sequence[Rate], conditions: Sequence[str]) -> list[tuple[str, 
                 cells[x.model].append((x, y))
     pairs = [pair for own in cells.values() for pair in own if None not in (pair[0].rate, pair[1].rate)]
     limits = [max(((pair[axis].high or 0) for pair in pairs), default=1) for axis in (0, 1)]
-    return [(model, _panel(model, own, conditions, *map(_ticks, limits))) for model, own in cells.items()]
+    return [(model, _panel(model, own, conditions, *map(ticks, limits))) for model, own in cells.items()]
 
 
-def _ticks(largest: float) -> list[float]:
+def ticks(largest: float) -> list[float]:
     """Tick values from 0 to a round share that is not below `largest`."""
     steps = (0.01, 0.02, 0.05, 0.1, 0.2)
     step = next((step for step in steps if largest <= 5 * step), 0.2)
@@ -185,9 +185,16 @@ def standalone(drawings: Sequence[tuple[str, Markup]], conditions: Sequence[str]
 
 
 def strips(
-    model: str, counts: Mapping[tuple[str, str], Mapping[str, QuestionCount]], conditions: Sequence[str]
+    model: str,
+    counts: Mapping[tuple[str, str], Mapping[str, QuestionCount]],
+    conditions: Sequence[str],
+    questions: Sequence[str],
 ) -> tuple[int, Markup]:
-    """(height, drawing) of one model's panel: a row per condition, a dot per question at its rate."""
+    """(height, drawing) of one model's panel: a row per condition, a dot per question at its rate.
+
+    Dots hold the place of their question in `questions`, and of (model, condition) in `counts`: tip.js finds the words
+    in the table of questions, so that they are in the page once.
+    """
     rows = [name for name in conditions if (model, name) in counts]
     bottom = 28 + ROW * len(rows)
     left, wide = 14, WIDTH - 36
@@ -199,19 +206,32 @@ def strips(
                 left + wide * value, bottom, bottom + 17, percent(value, 0)
             )
         )
+    places = {id_: place for place, id_ in enumerate(questions)}
+    columns = list(counts)
     for number, name in enumerate(rows):
-        parts.append(_strip(name, counts[model, name], style_index(name, conditions), left, wide, 28 + ROW * number))
+        own, column = counts[model, name], columns.index((model, name))
+        style = style_index(name, conditions)
+        parts.append(_strip(name, own, style, left, wide, 28 + ROW * number, places, column))
     return bottom + 24, Markup("").join(parts)
 
 
-def _strip(name: str, counts: Mapping[str, QuestionCount], style: int, left: int, wide: int, top: float) -> Markup:
+def _strip(
+    name: str,
+    counts: Mapping[str, QuestionCount],
+    style: int,
+    left: int,
+    wide: int,
+    top: float,
+    places: Mapping[str, int],
+    column: int,
+) -> Markup:
     """One row: dots of equal rate are stacked upwards, closer together where the stack would be too high."""
     base = top + ROW - 14
     k, n = sum(c.k for c in counts.values()), sum(c.n for c in counts.values())
-    stacks: dict[int, list[QuestionCount]] = defaultdict(list)  # dots that would touch
-    for count in counts.values():
+    stacks: dict[int, list[tuple[int, float]]] = defaultdict(list)  # dots that would touch
+    for id_, count in counts.items():
         if count.rate is not None:
-            stacks[round(count.rate * wide / (2 * DOT))].append(count)
+            stacks[round(count.rate * wide / (2 * DOT))].append((places[id_], count.rate))
     parts = [Markup('<path class="axis" d="M{} {}H{}"/>').format(left, base, left + wide)]
     if n:
         parts.append(
@@ -219,22 +239,21 @@ def _strip(name: str, counts: Mapping[str, QuestionCount], style: int, left: int
                 style, left + wide * k / n, base + 1.5, f"{name}, all questions: {k}/{n} = {percent(k / n)}"
             )
         )
+    dots, many = [], []
     for stack in stacks.values():
         step = min(2 * DOT, (base - top - 26) / max(1, len(stack) - 1))
-        for number, count in enumerate(stack):
-            hover = f"{count.text}\n{name}: {count.k}/{count.n} = {percent(count.rate)}"
-            parts.append(
-                Markup('<circle class="dot s{}" cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle>').format(
-                    style, left + wide * (count.rate or 0), base - DOT - step * number, DOT, hover
-                )
-            )
+        for number, (place, rate) in enumerate(stack):
+            y = base - DOT - step * number
+            dots.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" data-q="{}"/>').format(left + wide * rate, y, place))
         if step < 2 * DOT:  # too close together to be counted
-            x, right_half = left + wide * (stack[0].rate or 0), (stack[0].rate or 0) > 0.5
-            parts.append(
+            x, right_half = left + wide * stack[0][1], stack[0][1] > 0.5
+            many.append(
                 Markup('<text class="halo{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
                     " end" if right_half else "", x + (-8 if right_half else 8), base - 8, len(stack)
                 )
             )
+    parts.append(Markup('<g class="dots s{}" data-c="{}">{}</g>').format(style, column, Markup("").join(dots)))
+    parts += many
     if not n:
         parts.append(Markup('<text x="{}" y="{}">no data</text>').format(left + 6, base - 6))
     parts.append(Markup('<text class="key" x="{}" y="{}">{}</text>').format(left + 6, top + 13, name))

@@ -1,14 +1,16 @@
 """What the report reads: each completion with what its judge and its rule made of it, counted by question."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from spillover import records
-from spillover.records import Cell, Completion, Measure, Score
+from spillover.records import Cell, Completion, Measure, Rate, Score
 from spillover.rundir import RunDir
-from spillover.stats import Judged
+from spillover.stats import Judged, MatrixCell
 
 EVENT, NO_EVENT, NOT_ADMITTED = GROUPS = ("event", "no event", "not admitted")
+Place = tuple[str, str, Measure]  # model, condition, measure
 
 
 @dataclass(frozen=True)
@@ -74,3 +76,40 @@ def count_questions(answers: list[Answer], measure: Measure) -> dict[tuple[str, 
             count.n += answer.group != NOT_ADMITTED
             count.k += answer.group == EVENT
     return counts
+
+
+def read_matrix(run_dir: RunDir) -> dict[Place, MatrixCell]:
+    """The cells of matrix.csv by their place; nothing if there is no such file."""
+    cells: list[MatrixCell] = records.read_csv(run_dir.matrix, MatrixCell) if run_dir.matrix.exists() else []
+    return {(cell.model, cell.condition, cell.measure): cell for cell in cells}
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One condition of one model in one measure, its seeds together: rate and interval, and the rate of each seed.
+
+    The interval is for as much in general as can be said: the matrix cell's, or that of the one run. All shares of 1;
+    `rate` is None for 0 of 0.
+    """
+
+    rate: float | None
+    low: float | None
+    high: float | None
+    seeds: tuple[Rate, ...]
+
+
+def pool(rates: Sequence[Rate], cells: Mapping[Place, MatrixCell]) -> dict[Place, Pooled]:
+    """Every condition of the rates, in their order."""
+    by_place: dict[Place, list[Rate]] = defaultdict(list)
+    for rate in rates:
+        by_place[rate.model, rate.condition, rate.measure].append(rate)
+    found = {}
+    for place, own in by_place.items():
+        cell, n = cells.get(place), sum(rate.n for rate in own)
+        if cell is not None:
+            found[place] = Pooled(cell.tuned_rate, cell.tuned_low, cell.tuned_high, tuple(own))
+        elif len(own) == 1:
+            found[place] = Pooled(own[0].rate, own[0].low, own[0].high, tuple(own))
+        else:
+            found[place] = Pooled(sum(rate.k for rate in own) / n if n else None, None, None, tuple(own))
+    return found

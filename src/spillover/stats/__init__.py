@@ -1,20 +1,26 @@
 """How sure we are: rates, comparisons, power and agreement; rows in, rows out."""
 
-from spillover.stats.agreement import Agreement, Pair, compare_judges
+from spillover.stats.agreement import Agreement, Corrected, Pair, compare_judges, corrected_rate
 from spillover.stats.compare import Comparison, compare, verdicts
 from spillover.stats.intervals import Interval, interval
+from spillover.stats.matrix import MatrixCell, Row, matrix
 from spillover.stats.rates import Judged, Spread, spread, summarize
 
 __all__ = [
     "Agreement",
     "Comparison",
+    "Corrected",
     "Interval",
     "Judged",
+    "MatrixCell",
     "Pair",
+    "Row",
     "Spread",
     "compare",
     "compare_judges",
+    "corrected_rate",
     "interval",
+    "matrix",
     "spread",
     "summarize",
     "verdicts",

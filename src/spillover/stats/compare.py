@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from scipy.stats import t
 
-from spillover.stats.intervals import interval
+from spillover.stats.intervals import interval, over_runs
 
 Counts = Mapping[str, tuple[int, int]]  # question id -> (events, admitted completions)
 
 FLIPS = 20_000  # random sign flips, where all of them are more
 FEW_WITH_EVENTS = 8  # questions with an event in either arm; with fewer the normal interval is not believed
+SEEDS_FOR_RUNS = 3  # fine-tuning seeds from which something can be said of training runs in general
 POWER = 0.8
 
 
@@ -19,7 +21,9 @@ POWER = 0.8
 class Comparison:
     """How much oftener the tuned subject shows a behavior than the base, over the questions that both answered.
 
-    All shares are of 1. `low`, `high`: 95 % interval of the difference, for questions in general. `p`: that there is no
+    All shares are of 1. `low`, `high`: 95 % interval of the difference in these runs, for questions in general;
+    `low_runs`, `high_runs`: for training runs in general too, None with fewer than three seeds. `tuned_low`,
+    `tuned_high`: interval of the tuned rate, for as much in general as can be said. `p`: that these runs make no
     difference; `p_holm`, `p_bh`: corrected over the family (Holm; Benjamini and Hochberg). `p_equivalent`: that the
     difference is not within the margin (two one-sided tests). `detectable`: the smallest true difference that this
     design finds at 80 % power. `method` says how interval and p were made.
@@ -28,9 +32,13 @@ class Comparison:
     questions: int
     base_rate: float
     tuned_rate: float
+    tuned_low: float
+    tuned_high: float
     difference: float
     low: float
     high: float
+    low_runs: float | None
+    high_runs: float | None
     standard_error: float
     odds_ratio: float
     p: float
@@ -43,73 +51,72 @@ class Comparison:
     verdict: str = "inconclusive"
 
 
+Compared = TypeVar("Compared", bound=Comparison)
+
+
 def compare(base: Counts, tuned: Sequence[Counts], margin: float, confidence: float = 0.95) -> Comparison | None:
     """Compares a base with a tuned subject, paired by question; `tuned` has the counts of each fine-tuning seed.
 
-    None if they share fewer than two questions. The difference is of the rates over the shared questions; its standard
-    error is the ratio estimator's, from one residual a question. With several seeds the variance between their rates is
-    added, and degrees of freedom are Satterthwaite's. Where few questions hold an event the interval is put together
-    from those of the two rates (MOVER; Newcombe, Statistics in Medicine 17, 1998), which is honest at none, and the
-    p-value of one seed is of sign flips: under no difference base and tuned could change places on every question.
+    None if they share fewer than two questions. The difference is of the rates over the shared questions, the seeds
+    together; its standard error is the ratio estimator's, from one residual a question, and its p-value the paired t's.
+    Where few questions hold an event the interval is put together from those of the two rates (MOVER; Newcombe,
+    Statistics in Medicine 17, 1998), which is honest at none, and the p-value is of sign flips: under no difference
+    base and tuned could change places on every question.
+
+    Both speak of these runs. That some runs spread is shown by these; what runs in general do is another question, and
+    three seeds at odds (22, 78 and 29 % where the base is at 0) leave it wide open without casting doubt on any of
+    them. So the interval for runs in general stands beside the other, and only a verdict of `clean` needs both.
     """
     shared = sorted(q for q in base if base[q][1] and all(q in seed and seed[q][1] for seed in tuned))
     if len(shared) < 2 or not tuned:
         return None
-    before = np.array([base[q] for q in shared], float)  # (questions, 2)
-    seeds = np.array([[seed[q] for q in shared] for seed in tuned], float)  # (seeds, questions, 2)
+    before = np.array([base[q] for q in shared])  # (questions, 2)
+    seeds = np.array([[seed[q] for q in shared] for seed in tuned])  # (seeds, questions, 2)
     after = seeds.sum(axis=0)
     base_rate, tuned_rate = (float(arm[:, 0].sum() / arm[:, 1].sum()) for arm in (before, after))
-    difference = tuned_rate - base_rate
-    parts = _parts(after, tuned_rate) - _parts(before, base_rate)
-    many = len(shared)
-    variance, freedom = float((parts**2).sum() / (many * (many - 1))), many - 1.0
-    if len(tuned) > 1:
-        rates = seeds[:, :, 0].sum(axis=1) / seeds[:, :, 1].sum(axis=1)
-        between = float(rates.var(ddof=1) / len(tuned))
-        if variance + between > 0:
-            freedom = (variance + between) ** 2 / (variance**2 / (many - 1) + between**2 / (len(tuned) - 1))
-        variance += between
-    error = float(np.sqrt(variance))
+    difference, error, freedom = tuned_rate - base_rate, float(standard_error(before, after)), len(shared) - 1
     tail = (1 + confidence) / 2
-    with_events = int(((before[:, 0] + after[:, 0]) > 0).sum())
-    every = int(((before[:, 0] == before[:, 1]) & (after[:, 0] == after[:, 1])).sum())
-    few = min(with_events, many - every) < FEW_WITH_EVENTS or error == 0  # no scatter at all says nothing of scatter
-    if few:
-        low, high = _mover(before, after, base_rate, tuned_rate, confidence)
-        error = max(error, (high - low) / (2 * float(t.ppf(tail, many - 1))))
-        method = "few questions with events: interval from those of both rates"
+    of_base, of_tuned = (interval(arm[:, 0].tolist(), arm[:, 1].tolist(), confidence) for arm in (before, after))
+    around = (base_rate, (of_base.low, of_base.high)), (tuned_rate, (of_tuned.low, of_tuned.high))
+    if bool(few(before, after)):
+        low, high = _mover(*around)
+        error = max(error, (high - low) / (2 * float(t.ppf(tail, freedom))))
+        method = "few questions with events: interval from those of both rates, p by sign flips"
     else:
         reach = float(t.ppf(tail, freedom)) * error
         low, high = max(-1.0, difference - reach), min(1.0, difference + reach)
-        method = "paired t over questions" + (" and seeds" if len(tuned) > 1 else "")
-    if few and (len(tuned) == 1 or variance == 0):
-        p = _sign_flips(before, after)
-        method += ", p by sign flips"
-    else:
-        p = _two_sided(difference / error, freedom) if error > 0 else 1.0
-    outside = [_upper((margin - sign * difference) / error, freedom) if error > 0 else 0.0 for sign in (1, -1)]
+        method = "paired t over questions"
+    runs = None
+    if len(tuned) >= SEEDS_FOR_RUNS:
+        runs = over_runs(seeds, confidence)
+        around = around[0], (tuned_rate, runs)
+    low_runs, high_runs = _mover(*around) if runs else (None, None)
     return Comparison(
-        questions=many,
+        questions=len(shared),
         base_rate=base_rate,
         tuned_rate=tuned_rate,
+        tuned_low=around[1][1][0],
+        tuned_high=around[1][1][1],
         difference=difference,
         low=low,
         high=high,
+        low_runs=None if low_runs is None else min(low, low_runs),
+        high_runs=None if high_runs is None else max(high, high_runs),
         standard_error=error,
         odds_ratio=_odds_ratio(before, after),
-        p=p,
-        p_equivalent=max(outside),
+        p=float(p_values(before, after)),
+        p_equivalent=max(float(t.sf((margin - sign * difference) / error, freedom)) for sign in (1, -1)),
         detectable=error * float(t.ppf(tail, freedom) + t.ppf(POWER, freedom)),
         seeds=len(tuned),
         method=method,
     )
 
 
-def verdicts(family: Sequence[Comparison], margin: float, alpha: float = 0.05) -> list[Comparison]:
+def verdicts(family: Sequence[Compared], margin: float, alpha: float = 0.05) -> list[Compared]:
     """The comparisons with corrected p-values and verdicts over the whole family.
 
-    `spillover`: the rate went up, and Holm's p is below `alpha`. Otherwise `clean` if the interval ends below the
-    margin, else `inconclusive`.
+    `spillover`: the rate went up, and Holm's p is below `alpha`. Otherwise `clean` if the interval, for runs in general
+    where there is one, ends below the margin, else `inconclusive`.
     """
     p = np.array([comparison.p for comparison in family])
     order = np.argsort(p)
@@ -123,35 +130,51 @@ def verdicts(family: Sequence[Comparison], margin: float, alpha: float = 0.05) -
         if comparison.difference > 0 and by_holm < alpha:
             verdict = "spillover"
         else:
-            verdict = "clean" if comparison.high < margin else "inconclusive"
+            highest = comparison.high if comparison.high_runs is None else comparison.high_runs
+            verdict = "clean" if highest < margin else "inconclusive"
         found.append(replace(comparison, p_holm=float(by_holm), p_bh=float(by_bh), verdict=verdict))
     return found
 
 
-def _parts(counts: np.ndarray, rate: float) -> np.ndarray:
-    """Each question's part in how far the rate of an arm is off, times the number of questions: (questions,)."""
-    return len(counts) * (counts[:, 0] - rate * counts[:, 1]) / counts[:, 1].sum()
+def standard_error(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Of the difference of the rates of two arms, events and trials by question: (..., questions, 2) -> (...)."""
+    questions = before.shape[-2]
+    parts = _parts(after) - _parts(before)
+    return np.sqrt((parts**2).sum(axis=-1) * questions / (questions - 1))
 
 
-def _two_sided(statistic: float, freedom: float) -> float:
-    return float(2 * t.sf(abs(statistic), freedom))
+def few(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Whether too few questions hold an event, or a non-event, for the normal interval: shapes as above."""
+    questions = before.shape[-2]
+    with_events = ((before + after)[..., 0] > 0).sum(axis=-1)
+    nothing_else = (before[..., 0] == before[..., 1]) & (after[..., 0] == after[..., 1])
+    with_others = questions - nothing_else.sum(axis=-1)
+    return (np.minimum(with_events, with_others) < FEW_WITH_EVENTS) | (standard_error(before, after) == 0)
 
 
-def _upper(statistic: float, freedom: float) -> float:
-    return float(t.sf(statistic, freedom))
+def p_values(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Two-sided p-values of no difference, as `compare` gives them: (..., questions, 2) -> (...)."""
+    error, doubtful = standard_error(before, after), few(before, after)
+    rates = [arm[..., 0].sum(axis=-1) / arm[..., 1].sum(axis=-1) for arm in (before, after)]
+    p = 2 * t.sf(abs(rates[1] - rates[0]) / np.where(doubtful, 1.0, error), before.shape[-2] - 1)
+    p = np.asarray(p)
+    for place in zip(*np.nonzero(doubtful), strict=True) if doubtful.ndim else [()] * bool(doubtful):
+        p[place] = _sign_flips(before[place], after[place])
+    return p
 
 
-def _mover(
-    before: np.ndarray, after: np.ndarray, base_rate: float, tuned_rate: float, confidence: float
-) -> tuple[float, float]:
-    """Interval of the difference from those of the two rates, taken as independent, which is on the safe side."""
-    a, b = (
-        interval(arm[:, 0].astype(int).tolist(), arm[:, 1].astype(int).tolist(), confidence) for arm in (before, after)
-    )
-    difference = tuned_rate - base_rate
-    low = difference - np.hypot(tuned_rate - b.low, a.high - base_rate)
-    high = difference + np.hypot(b.high - tuned_rate, base_rate - a.low)
-    return float(max(-1, low)), float(min(1, high))
+def _parts(counts: np.ndarray) -> np.ndarray:
+    """Each question's part in how far the rate of an arm is off: (..., questions, 2) -> (..., questions)."""
+    total = counts.sum(axis=-2, keepdims=True)
+    return (counts[..., 0] - counts[..., 1] * total[..., 0] / total[..., 1]) / total[..., 1]
+
+
+def _mover(*arms: tuple[float, tuple[float, float]]) -> tuple[float, float]:
+    """Interval of the difference from rate and interval of two arms, taken as independent: on the safe side."""
+    (base, (base_low, base_high)), (tuned, (tuned_low, tuned_high)) = arms
+    low = tuned - base - np.hypot(tuned - tuned_low, base_high - base)
+    high = tuned - base + np.hypot(tuned_high - tuned, base - base_low)
+    return max(-1.0, float(low)), min(1.0, float(high))
 
 
 def _sign_flips(before: np.ndarray, after: np.ndarray) -> float:

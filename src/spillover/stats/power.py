@@ -1,15 +1,21 @@
 """What a paired comparison can see before it is run: power, the smallest effect, and how many questions it takes."""
 
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import chdtri, ndtr, stdtrit
+from scipy.special import ndtr, ndtri
+from scipy.stats import beta
 
+from spillover.stats.compare import p_values
+
+RUNS = 2000  # simulations: a power of a half is known to 1.1 points, one of 80 % to 0.9
+MOST_DRAWS = 2_000_000  # simulations times questions; above it there are fewer simulations,
+ENOUGH = 2000  # and above so many questions the normal distribution will do
 MOST = 1_000_000  # questions or completions that are looked through before the answer is None
+TINY = 1e-6  # a correlation that is none, and what is missing of one that is whole
+CLOSE = 0.01  # a search ends when what it looks for is known to one part in a hundred
 SPLITS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times as many questions, with as many fewer completions
 
 
@@ -19,9 +25,10 @@ class Design:
 
     `effect`: tuned rate minus base rate, either way. `icc`: intraclass correlation of answers to one question, the same
     in both arms; published batteries have 0.02 to 0.2. `completions`: to each question, from the base and from each of
-    `seeds` fine-tuning seeds. `seed_sd`: standard deviation of the tuned rate between seeds. `question_correlation`: of
-    the questions' true rates in base and tuned. 1: what is hard for one is as hard for the other, and pairing removes
-    it; 0: pairing gains nothing. `alpha` is two-sided.
+    `seeds` fine-tuning seeds. `seed_sd`: standard deviation of the tuned rate between seeds. `question_correlation`:
+    share of the questions that are as hard for the tuned as for the base; the others have nothing to do with each
+    other. `behaviors`: compared together; by Holm's method the first of them must be found at `alpha`, which is
+    two-sided, divided by their number.
 
     Raises ValueError for what cannot be.
     """
@@ -34,6 +41,7 @@ class Design:
     seeds: int = 1
     seed_sd: float = 0.0
     question_correlation: float = 0.5
+    behaviors: int = 1
     alpha: float = 0.05
     power: float = 0.8
 
@@ -42,7 +50,7 @@ class Design:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} {getattr(self, name)}: a number from {low} to {high} is needed")
-        for name, least in {"questions": 2, "completions": 1, "seeds": 1}.items():
+        for name, least in {"questions": 2, "completions": 1, "seeds": 1, "behaviors": 1}.items():
             if not (getattr(self, name) >= least and getattr(self, name) % 1 == 0):
                 raise ValueError(f"{name} {getattr(self, name)}: a whole number from {least} up is needed")
         if not 0 <= round(self.base_rate + self.effect, 12) <= 1:
@@ -66,7 +74,6 @@ class Split:
     answers: int
     standard_error: float
     power: float
-    detectable: float | None
 
 
 def standard_error(design: Design) -> float:
@@ -80,60 +87,113 @@ def standard_error(design: Design) -> float:
     answer to answer shrinks with S. At r = 0 and S = 1 this is the variance of Donner & Klar, "Design and Analysis of
     Cluster Randomization Trials" (2000), with design effect 1 + (n - 1) icc in each arm.
     """
-    of_questions, of_seeds, _ = _parts(design, design.effect, design.questions, design.completions)
-    return float(np.sqrt(of_questions + of_seeds))
+    rates = np.clip([design.base_rate, design.base_rate + design.effect], 0, 1)
+    base, tuned = rates * (1 - rates)
+    unlike = (1 - design.icc) / design.completions
+    shared = 2 * design.question_correlation * design.icc * np.sqrt(base * tuned)
+    of_questions = base * (design.icc + unlike) + tuned * (design.icc + unlike / design.seeds) - shared
+    return float(np.sqrt(max(of_questions, 0.0) / design.questions + design.seed_sd**2 / design.seeds))
 
 
 def power_of(design: Design) -> float:
-    """Chance that `compare` finds a difference at all, in either direction, at the design's alpha.
+    """Chance that `compare` finds the difference, in its true direction (any, if there is none), by simulation.
 
-    For the paired t-test over questions that `compare` makes: the noncentral t distribution with Q - 1 degrees of
-    freedom. With several seeds that test adds the variance between their rates, estimated even if seed_sd is 0, and
-    takes Satterthwaite's degrees of freedom from the data; the power is averaged over both estimates. With one seed a
-    seed_sd is taken as known, though the data of a single run cannot show it.
-
-    Where it holds: against 2,000 simulations (beta-binomial questions, rates of 0.1 and more, 12 to 60 questions, one
-    to five seeds) it is within 3 points. Where it is off: at lower rates most questions have no event and differences
-    are skewed. There the t-test finds more than is claimed (6 points at a base rate of 0.05 and 12 questions, 8 to 17
-    at 0.01 and below), or up to 3 points less where power is below a half; of no difference it finds less than alpha.
+    Questions are beta-binomial; every simulated comparison is put to the very test that `compare` makes. The same
+    numbers are drawn at every call. With more than 2,000 questions the normal distribution stands in.
     """
-    return float(_power(design, design.effect, design.questions, design.completions))
+    if design.questions > ENOUGH:
+        return _normal_power(design)
+    rng = np.random.default_rng(0)
+    runs = max(RUNS // 10, min(RUNS, MOST_DRAWS // design.questions))
+    normal = rng.standard_normal((2, runs, design.questions))
+    alike = rng.random((runs, design.questions)) < abs(design.question_correlation)
+    normal[1] = np.where(alike, np.sign(design.question_correlation) * normal[0], normal[1])
+    base, tuned = (
+        _question_rates(rate, design.icc, z)
+        for rate, z in zip((design.base_rate, design.base_rate + design.effect), normal, strict=True)
+    )
+    seeds = np.clip(tuned[:, None] + design.seed_sd * rng.standard_normal((runs, design.seeds, 1)), 0, 1)
+    before, after = rng.binomial(design.completions, base), rng.binomial(design.completions, seeds).sum(axis=1)
+    trials = np.full_like(before, design.completions)
+    p = p_values(np.stack([before, trials], -1), np.stack([after, design.seeds * trials], -1))
+    rise = after.sum(axis=1) / design.seeds - before.sum(axis=1)
+    right = rise * design.effect > 0 if design.effect else True
+    return float(((p < design.alpha / design.behaviors) & right).mean())
+
+
+def _question_rates(rate: float, icc: float, normal: np.ndarray) -> np.ndarray:
+    """Beta-distributed rates of questions from standard normal numbers; the same shape."""
+    rate = min(max(rate, 0.0), 1.0)
+    if icc < TINY or rate in (0, 1):
+        return np.full(normal.shape, rate)
+    if icc > 1 - TINY:
+        return (normal > ndtri(1 - rate)).astype(float)
+    return np.interp(normal, _GRID, _quantiles(rate, icc))
+
+
+_GRID = np.linspace(-6, 6, 2001)  # of the standard normal distribution
+
+
+@cache
+def _quantiles(rate: float, icc: float) -> np.ndarray:
+    strength = 1 / icc - 1
+    return beta.ppf(ndtr(_GRID), rate * strength, (1 - rate) * strength)
+
+
+def _normal_power(design: Design) -> float:
+    """Power if the estimated difference were normal, and its variance over questions known."""
+    variance, of_seeds = standard_error(design) ** 2, design.seed_sd**2 / design.seeds
+    reach = -ndtri(design.alpha / design.behaviors / 2) * np.sqrt(max(variance - of_seeds, 0.0))
+    tails = [(sign * abs(design.effect) - reach) / np.sqrt(variance) for sign in (1, -1)]
+    return float(ndtr(tails[0]) + (0.0 if design.effect else ndtr(tails[1])))
 
 
 def detectable(design: Design) -> float | None:
-    """The smallest rise of the rate that is found with the wanted power; a share of 1, whatever `effect` is.
+    """The smallest rise of the rate that is found with the wanted power, to one part in a hundred; a share of 1.
 
-    None if there is none below 1 - base_rate.
+    None if there is none below 1 - base_rate. `effect` does not matter.
     """
-    room = 1 - design.base_rate
-    grid = room * np.linspace(0, 1, 401)[1:-1] ** 2
-    found = np.flatnonzero(_power(design, grid, design.questions, design.completions) >= design.power)
-    if not len(found):
+    low, high = 0.0, 1 - design.base_rate
+
+    def enough(effect: float) -> bool:
+        return power_of(replace(design, effect=effect)) >= design.power
+
+    if high <= 0 or not enough(high * (1 - CLOSE)):
         return None
-    below = grid[found[0] - 1] if found[0] else 1e-9 * room
-
-    def lack(effect: float) -> float:
-        return float(_power(design, effect, design.questions, design.completions)) - design.power
-
-    return float(brentq(lack, below, grid[found[0]]))
+    while high - low > CLOSE * high:
+        middle = (low + high) / 2 if low else high / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def questions_needed(design: Design) -> int | None:
-    """The smallest number of questions with the wanted power, all else as designed; None if a million is too few.
+    """The smallest number of questions with the wanted power, to one part in a hundred.
 
-    None with an effect of 0, and where differences between seeds hide the effect.
+    None if a million is too few: with an effect of 0, and where differences between seeds hide the effect.
     """
-    return _smallest(2, lambda questions: _power(design, design.effect, questions, design.completions) >= design.power)
+    return _smallest(2, lambda questions: power_of(replace(design, questions=questions)) >= design.power, design)
 
 
 def completions_needed(design: Design) -> int | None:
-    """The smallest number of completions per question with the wanted power; None if a million is too few.
+    """The smallest number of completions per question with the wanted power, to one part in a hundred.
 
-    None is common: answers to the same questions say less and less that is new, and then only more questions help.
+    None if a million is too few. That is common: answers to the same questions say less and less that is new, and then
+    only more questions help.
     """
-    return _smallest(
-        1, lambda completions: _power(design, design.effect, design.questions, completions) >= design.power
-    )
+    return _smallest(1, lambda completions: power_of(replace(design, completions=completions)) >= design.power, design)
+
+
+def _smallest(least: int, enough: Callable[[int], bool], design: Design) -> int | None:
+    """The smallest whole number from `least` to MOST that is enough, to one part in a hundred; None if none is."""
+    if not design.effect or not enough(MOST):
+        return None
+    low, high = least - 1, least
+    while not enough(high):
+        low, high = high, min(2 * high, MOST)
+    while high - low > max(1, CLOSE * high):
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def trade_off(design: Design) -> list[Split]:
@@ -149,73 +209,5 @@ def trade_off(design: Design) -> list[Split]:
             if completions:
                 way = replace(design, questions=questions, completions=completions)
                 answers = questions * completions * (1 + design.seeds)
-                found = standard_error(way), power_of(way), detectable(way)
-                rows.append(Split(budget, questions, completions, answers, *found))
+                rows.append(Split(budget, questions, completions, answers, standard_error(way), power_of(way)))
     return rows
-
-
-def _parts(
-    design: Design, effect: float | np.ndarray, questions: float | np.ndarray, completions: float | np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Variance from questions and their answers, that from seeds, and what answers add to the latter's estimate."""
-    base = design.base_rate * (1 - design.base_rate)
-    rate = np.clip(design.base_rate + np.asarray(effect, float), 0, 1)
-    tuned = rate * (1 - rate)
-    unlike = (1 - design.icc) / np.asarray(completions, float)
-    shared = 2 * design.question_correlation * design.icc * np.sqrt(base * tuned)
-    of_answers = tuned * unlike / design.seeds
-    of_questions = (base * (design.icc + unlike) + tuned * design.icc + of_answers - shared) / questions
-    return np.maximum(of_questions, 0), np.asarray(design.seed_sd**2 / design.seeds), of_answers / questions
-
-
-def _power(
-    design: Design, effect: float | np.ndarray, questions: float | np.ndarray, completions: float | np.ndarray
-) -> np.ndarray:
-    """Power for arrays that broadcast against each other.
-
-    A normal tail, averaged over the distribution of the estimated variance: the definition of the noncentral t (that of
-    `scipy.stats.nct` is NaN at few degrees of freedom). With several seeds there are two estimates to average over.
-    """
-    of_questions, of_seeds, of_answers = _parts(design, effect, questions, completions)
-    variance = np.maximum(of_questions + of_seeds, 1e-300)
-    shift, variance, of_questions, between, freedom = (
-        np.asarray(part)[..., None, None]
-        for part in (
-            np.abs(effect) / np.sqrt(variance),
-            variance,
-            of_questions,
-            of_seeds + of_answers,
-            np.subtract(questions, 1),
-        )
-    )
-    if design.seeds == 1:
-        nodes, weights, between_weights = *_nodes(200), np.ones(1)
-        estimated = variance * chdtri(freedom, nodes) / freedom
-    else:
-        others = design.seeds - 1
-        (nodes, weights), (between_nodes, between_weights) = _nodes(32), _nodes(48)
-        found = of_questions * chdtri(freedom, nodes) / freedom
-        found_between = between * chdtri(others, between_nodes)[:, None] / others
-        estimated = found + found_between
-        freedom = estimated**2 / (found**2 / freedom + found_between**2 / others)
-    reach = stdtrit(freedom, 1 - design.alpha / 2) * np.sqrt(estimated / variance)
-    return np.clip((ndtr(shift - reach) + ndtr(-shift - reach)) @ weights @ between_weights, 0, 1)
-
-
-@cache
-def _nodes(many: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes and weights of the interval from 0 to 1: (many,), (many,)."""
-    nodes, weights = np.polynomial.legendre.leggauss(many)
-    return (nodes + 1) / 2, weights / 2
-
-
-def _smallest(least: int, enough: Callable[[int | np.ndarray], np.ndarray]) -> int | None:
-    """The smallest whole number from `least` to MOST that is enough; None if none is."""
-    grid = np.unique(np.geomspace(least, MOST, 300).astype(int))
-    found = np.flatnonzero(enough(grid))
-    if not len(found):
-        return None
-    if not found[0]:
-        return least
-    between = range(int(grid[found[0] - 1]) + 1, int(grid[found[0]]) + 1)
-    return between[bisect_left(between, True, key=lambda number: bool(enough(number)))]

@@ -1,0 +1,162 @@
+"""Makes the narrow fine-tune: chat rows become an adapter on a base model, and a killed training goes on where it was.
+
+The adapter is made in a hidden folder beside its own (`.<name>.part`) and takes its place when it is whole. Until then
+`resume/` in there holds the state of the training that was saved last. Importing this loads no torch, for a finished
+cell needs none.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spillover.config import Training
+from spillover.errors import SpilloverError
+from spillover.finetuning.advice import advice
+from spillover.finetuning.checks import check_training, count_parameters
+from spillover.finetuning.rows import trained_tokens
+from spillover.finetuning.states import writing
+from spillover.models import folder_hash
+from spillover.records import Example
+from spillover.rundir import hash_of, provenance, write_atomically
+
+__all__ = ["advice", "check_training", "count_parameters", "finetune", "trained_tokens"]
+
+RECORD = "training.json"
+RESUME = "resume"
+SAVE_EVERY_SECONDS = 60.0
+
+
+def finetune(
+    base: Path,
+    examples: list[Example],
+    training: Training,
+    seed: int,
+    out: Path,
+    step_done: Callable[[int, int], None] = lambda *_: None,
+    save_every_seconds: float = SAVE_EVERY_SECONDS,
+) -> dict[str, Any]:
+    """Trains a LoRA adapter on the last assistant turn of every example and writes it to the folder `out`.
+
+    If it was killed, a call with the same arguments goes on from the state that was saved last; on a CPU it ends with
+    the very adapter of an undisturbed run. If `out` holds that adapter already, nothing is done. `step_done` is called
+    with (step, steps). A state is saved every `save_every_seconds` (0: after every step), less often where saving takes
+    long.
+
+    Returns what training.json beside the adapter says: `made_from`, the loss, learning rate and gradient norm of every
+    optimizer step, rows and tokens, versions, seconds. Adapters of `training.checkpoints` lie in checkpoints/step-<n>.
+
+    Raises SpilloverError if a setting does not fit the model or the rows, or `out` cannot be written.
+    """
+    made_from = {
+        "base": folder_hash(base),
+        "data": hash_of([example.messages for example in examples]),
+        "training": training.model_dump(),
+        "seed": seed,
+    }
+    if record := _finished(out, made_from):
+        return record
+    check_training(base, examples, training)
+    if out.exists() and any(out.iterdir()) and not (out / RECORD).exists():
+        raise SpilloverError(f"{out}: holds something else than an adapter of ours. Choose another folder.")
+    part = out.with_name(f".{out.name}.part")
+    record = _finished(part, made_from)
+    if not record:
+        versions = provenance()["versions"]
+        with writing(out):
+            _begin(part, {"made_from": made_from, "versions": versions})
+        log = _train(base, examples, training, seed, part, step_done, save_every_seconds)
+        record = {"made_from": made_from, **log, "versions": versions}
+        with writing(out):
+            write_atomically(part / RECORD, json.dumps(record, indent=1) + "\n")
+    with writing(out):
+        shutil.rmtree(part / RESUME, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
+        part.replace(out)
+    return record
+
+
+def _finished(folder: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a folder whose adapter is whole and made from just this."""
+    if not (folder / RECORD).exists():
+        return None
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return record if record.get("made_from") == made_from else None
+
+
+def _begin(part: Path, identity: dict[str, Any]) -> None:
+    """Keeps the part of an earlier run if it is a part of this one, and starts anew if not."""
+    mark = part / RESUME / "identity.json"
+    try:
+        same = json.loads(mark.read_text(encoding="utf-8")) == identity
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        if part.exists():
+            shutil.rmtree(part)
+        write_atomically(mark, json.dumps(identity))
+
+
+def _train(
+    base: Path,
+    examples: list[Example],
+    training: Training,
+    seed: int,
+    part: Path,
+    step_done: Callable[[int, int], None],
+    save_every_seconds: float,
+) -> dict[str, Any]:
+    """Trains in this process, or in several that are started for it."""
+    if training.processes == 1:
+        from spillover.finetuning.trainer import train  # torch, peft and trl take 10 s to import
+
+        return train(base, examples, training, seed, part, step_done, save_every_seconds)
+    job = {
+        "base": str(base.absolute()),
+        "examples": [example.messages for example in examples],
+        "training": training.model_dump(),
+        "seed": seed,
+        "part": str(part.absolute()),
+        "save_every_seconds": save_every_seconds,
+    }
+    file = part / RESUME / "job.json"
+    with writing(part):
+        write_atomically(file, json.dumps(job))
+    _launch(training.processes, file, step_done)
+    return json.loads((part / RESUME / "log.json").read_text(encoding="utf-8"))
+
+
+def _launch(processes: int, job: Path, step_done: Callable[[int, int], None]) -> None:
+    """Trains in several processes by `accelerate launch`. They end with this one: it holds their standard input.
+
+    (`--multi_gpu` is the launcher of several processes, with or without GPUs; `--cpu` would need MPI.)
+    """
+    import torch
+
+    threads = max(1, torch.get_num_threads() // processes)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += ["--num_cpu_threads_per_process", str(threads), "--module", "spillover.finetuning", str(job)]
+    said: deque[str] = deque(maxlen=20)
+    errors = []
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            try:
+                event = json.loads(line)
+                if "error" in event:
+                    errors.append(event["error"])
+                else:
+                    step_done(event["step"], event["steps"])
+            except (ValueError, TypeError, KeyError):
+                said.append(line)
+    if errors:
+        raise SpilloverError(errors[0])
+    if process.returncode:
+        raise SpilloverError(f"accelerate launch ended with exit code {process.returncode}:\n{''.join(said)}")

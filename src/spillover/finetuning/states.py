@@ -1,0 +1,49 @@
+"""The saved states of a training: whole ones, which it can go on from, are told from those that a kill left half."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from spillover.errors import SpilloverError
+from spillover.rundir import write_atomically
+
+WHOLE = "whole.json"
+
+
+def keep(state: Path, seconds: float) -> None:
+    """Declares a state whole, once it is on disk, and removes all others of its folder. `seconds`: spent until then."""
+    for path in state.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    write_atomically(state / WHOLE, json.dumps({"seconds": seconds}))
+    for other in state.parent.glob("checkpoint-*"):
+        if other != state:
+            (other / WHOLE).unlink(missing_ok=True)  # first, so that a kill leaves no whole state without its files
+            shutil.rmtree(other)
+
+
+def last(folder: Path) -> tuple[Path | None, float]:
+    """The whole state with the most steps, if there is one, and the seconds that were spent until then."""
+    whole = sorted(folder.glob(f"checkpoint-*/{WHOLE}"), key=lambda mark: int(mark.parent.name.rpartition("-")[2]))
+    if not whole:
+        return None, 0.0
+    return whole[-1].parent, json.loads(whole[-1].read_text(encoding="utf-8"))["seconds"]
+
+
+@contextmanager
+def writing(folder: Path, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turns what a full disk or a read-only folder raises into one SpilloverError. `also`: what else it raises."""
+    expected: tuple[type[Exception], ...] = (OSError, SafetensorError, *also)
+    try:
+        yield
+    except expected as error:
+        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+        raise SpilloverError(
+            f"{folder}: the adapter cannot be written ({reason}). Make room, or choose another folder. "
+            "The same command goes on from the state that was saved last."
+        ) from None

@@ -1,0 +1,244 @@
+"""The training itself: TRL's SFTTrainer and PEFT's LoRA, with states to go on from and adapters at chosen steps."""
+
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+import trl
+from datasets import Dataset, disable_progress_bars
+
+from spillover.config import Training
+from spillover.errors import SpilloverError
+from spillover.finetuning import states
+from spillover.finetuning.checks import check_checkpoints
+from spillover.finetuning.rows import cut, whole_rows
+from spillover.models import load_model, load_tokenizer
+from spillover.records import Example
+
+# TRL 1.16 asks transformers 5.23 by a name that is on its way out.
+warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+
+SAVING_AT_MOST = 0.02  # share of the time that saving states may take
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # what it may do to a token's log-probability, on average
+
+
+def train(
+    base: Path,
+    examples: list[Example],
+    training: Training,
+    seed: int,
+    part: Path,
+    step_done: Callable[[int, int], None],
+    save_every_seconds: float,
+) -> dict[str, Any]:
+    """Trains an adapter in the folder `part`, from the last state in `part`/resume if there is one. Returns the log."""
+    state, seconds = states.last(part / "resume")
+    trainer = make_trainer(base, examples, training, seed, part / "resume")
+    if training.packing:
+        _check_packing(trainer)
+    steps = _Steps(trainer, training.checkpoints, part / "checkpoints", step_done, save_every_seconds)
+    trainer.add_callback(steps)
+    trainer.began = time.monotonic() - seconds
+    try:
+        trainer.train(resume_from_checkpoint=str(state) if state else None)
+    except torch.OutOfMemoryError:
+        raise SpilloverError(
+            f"model {base}: out of memory in training. Raise training.accumulation (now {training.accumulation}): it "
+            "cuts the batch into parts and changes nothing else."
+        ) from None
+    if trainer.is_world_process_zero():
+        with states.writing(part):
+            _save_adapter(trainer.model, part)
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "losses": [entry["loss"] for entry in history],
+        "learning_rates": [entry["learning_rate"] for entry in history],
+        "gradient_norms": [entry["grad_norm"] for entry in history],
+        **trainer.counts,
+        "seconds": round(time.monotonic() - trainer.began, 1),
+    }
+
+
+def make_trainer(base: Path, examples: list[Example], training: Training, seed: int, out: Path) -> trl.SFTTrainer:
+    """The trainer that `train` runs: LoRA, loss on the last turn's tokens only, states saved into `out`."""
+    disable_progress_bars()
+    transformers.set_seed(seed)
+    rows = whole_rows(base, examples)
+    limit = training.max_length_tokens
+    kept = [(ids, trained) for ids, trained in (cut(row, limit) for row in rows) if any(trained)]
+    if not kept:
+        raise SpilloverError(
+            f"training.max_length_tokens = {limit}: the prompts alone are longer, in all "
+            f"{len(rows)} rows, so that nothing is left to train on. Raise it."
+        )
+    check_checkpoints(training, len(kept))
+    tokenizer, model = load_tokenizer(base), load_model(base)
+    gpu = model.device.type == "cuda"
+    arguments = trl.SFTConfig(
+        output_dir=str(out),
+        seed=seed,
+        data_seed=seed,
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size // (training.accumulation * training.processes),
+        gradient_accumulation_steps=training.accumulation,
+        learning_rate=training.learning_rate,
+        warmup_steps=training.warmup_ratio,  # below 1 it is a share of all steps
+        lr_scheduler_type="linear",
+        weight_decay=0.0,
+        max_length=None,  # the rows are tokens already, and cut
+        dataset_kwargs={"skip_prepare_dataset": True},
+        padding_free=training.packing,
+        logging_steps=1,
+        logging_first_step=True,
+        save_strategy="no",  # _Steps decides
+        report_to=[],
+        disable_tqdm=True,
+        bf16=gpu,
+        activation_checkpointing=gpu,
+        use_cpu=not gpu,
+        dataloader_pin_memory=gpu,
+        ddp_backend=None if gpu or training.processes == 1 else "gloo",
+        ddp_find_unused_parameters=False,
+    )
+    if training.processes == 1:
+        arguments._n_gpu = min(1, arguments.n_gpu)  # one process takes one GPU, however many there are
+    targets: Any = training.target_modules
+    if training.layers and targets == "all-linear":
+        targets = _linear_modules(model)
+    lora = peft.LoraConfig(
+        r=training.rank,
+        lora_alpha=training.alpha,
+        use_rslora=training.rslora,
+        target_modules=targets,
+        layers_to_transform=training.layers,
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        trainer = _Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(
+                [
+                    {"input_ids": ids, "labels": [i if t else -100 for i, t in zip(ids, trained, strict=True)]}
+                    for ids, trained in kept
+                ]
+            ),
+            processing_class=tokenizer,
+            peft_config=lora,
+        )
+    except ValueError as error:
+        raise SpilloverError(f"training.target_modules = {training.target_modules!r}: {error}") from None
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.counts = {
+        "rows": len(rows),
+        "rows_cut": sum(len(ids) > limit for ids, _ in rows),
+        "rows_left_out": len(rows) - len(kept),
+        "tokens": training.epochs * sum(len(ids) for ids, _ in kept),
+        "tokens_trained": training.epochs * sum(sum(trained) for _, trained in kept),
+    }
+    return trainer
+
+
+class _Trainer(trl.SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer whose saved states are declared whole when they are, and whose loss is quick on a CPU."""
+
+    began: float  # when the training would have begun had it not been interrupted, by time.monotonic
+    counts: dict[str, int]
+    saving: float = 0.0  # seconds that the last state took
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The same loss by the model's own logits where TRL's kernel, which saves memory, falls back on slow torch."""
+        if self.args.use_cpu:
+            return transformers.Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        start = time.monotonic()
+        out = Path(self.args.output_dir)
+        with states.writing(out.parent, (RuntimeError,)):  # which torch raises on a full disk
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                states.keep(out / f"checkpoint-{self.state.global_step}", time.monotonic() - self.began)
+        self.saving = time.monotonic() - start
+
+
+class _Steps(transformers.TrainerCallback):  # type: ignore[misc]
+    """After an optimizer step: reports it, keeps the adapter if that was asked for, has a state saved if it is time."""
+
+    def __init__(
+        self,
+        trainer: _Trainer,
+        checkpoints: list[int],
+        folder: Path,
+        step_done: Callable[[int, int], None],
+        save_every_seconds: float,
+    ) -> None:
+        self.trainer, self.checkpoints, self.folder, self.step_done = trainer, checkpoints, folder, step_done
+        self.save_every_seconds = save_every_seconds
+        self.saved = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Called by the trainer, in every process."""
+        if state.is_world_process_zero:
+            self.step_done(state.global_step, state.max_steps)
+            if state.global_step in self.checkpoints:
+                with states.writing(self.folder.parent):
+                    _save_adapter(self.trainer.model, self.folder / f"step-{state.global_step}")
+        spent = time.monotonic() - self.saved
+        due = spent > (self.save_every_seconds and max(self.save_every_seconds, self.trainer.saving / SAVING_AT_MOST))
+        if args.world_size > 1:  # saving takes all processes: the clock of the first decides
+            first = torch.tensor(int(due), device=args.device)
+            torch.distributed.broadcast(first, 0)
+            due = bool(first)
+        if due and state.global_step < state.max_steps:
+            control.should_save = True
+            self.saved = time.monotonic()
+
+
+def _linear_modules(model: Any) -> list[str]:
+    """The names that "all-linear" stands for: PEFT restricts only named modules to layers."""
+    head = model.get_output_embeddings()
+    kinds = (torch.nn.Linear, transformers.pytorch_utils.Conv1D)
+    modules = [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]
+    return sorted({name.rpartition(".")[2] for name in modules})
+
+
+@torch.no_grad()
+def _check_packing(trainer: _Trainer) -> None:
+    """Raises SpilloverError if a row laid behind another one reads differently from the same row alone."""
+    rows = [trainer.train_dataset[i] for i in range(min(2, len(trainer.train_dataset)))]
+    model = trainer.model.eval()
+    try:
+        behind, alone = (
+            model(**batch.to(model.device), use_cache=False, fused_lm_head=True).log_probs[0]
+            for batch in (transformers.BatchEncoding(trainer.data_collator(some)) for some in (rows, rows[-1:]))
+        )
+    except ValueError as error:  # some models know that they cannot
+        raise SpilloverError(f"training.packing: {error} Or set it to false.") from None
+    model.train()
+    apart = (behind[-len(alone) :] - alone).abs().sum() / (alone != 0).sum().clamp(min=1)
+    if not apart < ROUNDING[model.dtype]:
+        raise SpilloverError(
+            "training.packing: this model mixes rows that are laid end to end (the log-probabilities of a row's tokens "
+            f"differ by {apart:.2g} from those of the row alone). Set it to false."
+        )
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    """Writes an adapter as PEFT does, and equal adapters as equal files."""
+    model.save_pretrained(folder)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # a set, in the order of its hashes, which is another in every process
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,89 @@
+"""Labels against judges: agreement, rates without a judge's mistakes, and label files that are wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from spillover.agreement import labels_agree, read_labels
+from spillover.config import Sampling
+from spillover.errors import SpilloverError
+from spillover.evaluate import Evaluation, evaluate
+from spillover.records import Completion, read_appended, read_csv
+from spillover.stats import Judged
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    hot = Sampling(temperature=3.5)  # so that some facts come out wrong
+    wanted = Evaluation(
+        model="organism/consistent", behaviors=("world_facts",), completions_per_question=4, sampling=hot
+    )
+    return evaluate(wanted, tmp_path_factory.mktemp("labelled") / "run", print, print)
+
+
+def label_file(folder, rows):
+    path = folder / "labels.csv"
+    path.write_text("completion_id,label\n" + "".join(f"{id_},{label}\n" for id_, label in rows))
+    return path
+
+
+def test_rates_are_corrected_to_what_the_labels_say(run_dir, tmp_path):
+    """Labels take back every third event of the judge. Where all are labelled, the corrected rate is theirs exactly."""
+    judged = read_csv(run_dir.judged, Judged)
+    events = [row.completion_id for row in judged if row.event]
+    assert 20 < len(events) < len(judged) - 20
+    labels = {row.completion_id: int(row.event) for row in judged} | dict.fromkeys(events[::3], 0)
+    path = label_file(tmp_path, labels.items())
+    command = [sys.executable, "-m", "spillover", "agreement", str(run_dir.path), "--labels", str(path)]
+    done, table = (
+        subprocess.run([*command, *as_json], capture_output=True, text=True, timeout=300)
+        for as_json in (["--json"], [])
+    )
+    assert (done.returncode, table.returncode) == (0, 0), done.stderr
+    (row,) = json.loads(done.stdout)
+    assert (row["agreement"]["decided"], row["agreement"]["events_only_a"]) == (len(judged), len(events[::3]))
+    corrected = row["corrected"]["organism/consistent/base"]
+    assert corrected["apparent"] == pytest.approx(len(events) / len(judged))
+    assert corrected["rate"] == pytest.approx(sum(labels.values()) / len(judged))
+    assert corrected["low"] < corrected["rate"] < corrected["high"]
+    assert corrected["sensitivity"] == 1.0 > corrected["specificity"]
+    assert f"{100 * corrected['rate']:.1f} % [" in table.stdout
+
+
+def test_labels_without_an_event_tell_nothing_of_sensitivity(run_dir, tmp_path):
+    judged = read_csv(run_dir.judged, Judged)
+    (row,) = labels_agree(run_dir.path, label_file(tmp_path, [(row.completion_id, 0) for row in judged[:30]]))
+    assert (row.agreement.decided, row.corrected) == (30, {"organism/consistent/base": None})
+
+
+WRONG = {  # what is wrong -> (content, what the message must say)
+    "no such column": ("id,label\na,1\n", "line 2: needs the columns completion_id and label; it has id, label"),
+    "a label that is none": ("completion_id,label\na,1\nb,maybe\n", "line 3: label is 'maybe'; allowed: 0, 1"),
+    "two labels": ("completion_id,label\na,1\na,0\n", "line 3: completion a has another label further up"),
+    "a short row": ("completion_id,label\na\n", "line 2: needs the columns"),
+    "of another run": ("completion_id,label\nzzz,1\n", "none of its completion ids is in"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG.values(), ids=WRONG.keys())
+def test_labels_that_are_wrong(run_dir, tmp_path, content, message):
+    path = tmp_path / "labels.csv"
+    path.write_text(content)
+    with pytest.raises(SpilloverError, match=message):
+        labels_agree(run_dir.path, path)
+
+
+def test_labels_read_as_people_write_them(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("\ufeffcompletion_id,label,note\na,1,\nb,No,x\nc, TRUE ,\n")
+    assert read_labels(path) == {"a": True, "b": False, "c": True}
+    with pytest.raises(SpilloverError, match="cannot be read"):
+        read_labels(tmp_path / "none.csv")
+
+
+def test_the_ids_in_a_run_are_those_of_its_completions(run_dir):
+    assert {row.completion_id for row in read_csv(run_dir.judged, Judged)} == {
+        row.id for row in read_appended(run_dir.completions, Completion)
+    }
