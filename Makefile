@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/spillover demo
 
 test: .venv/ready check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -44,10 +44,10 @@ MAY_IMPORT = {
         # rooms that join them
         "comparing": "errors records config rundir stats evaluation",
         "agreement": "errors records rundir stats evaluation",
-        "cell": "records config rundir compute status shared models finetuning evaluation",
-        "distilling": "errors records config rundir compute datasets models evaluation",
-        "study": "errors records config behaviors rundir compute shared datasets models finetuning evaluation report "
-        "comparing cell distilling",
+        "cell": "errors records config rundir compute status shared models finetuning evaluation",
+        "distilling": "errors records config rundir compute shared datasets models evaluation",
+        "study": "errors records config behaviors rundir compute status shared datasets models finetuning evaluation "
+        "report comparing cell distilling",
         "evaluate": "errors records config behaviors rundir compute models evaluation report comparing",
         "checking": "records config behaviors datasets models finetuning chat_template",
         "display": "records behaviors rundir compute status stats comparing agreement checking",

@@ -9,7 +9,9 @@ import pytest
 
 from spillover import study
 from spillover.comparing import Compared, compare_subjects, overall
+from spillover.config import Sampling
 from spillover.errors import SpilloverError
+from spillover.evaluate import Evaluation, evaluate
 
 SETTINGS = {
     "name": "small",
@@ -89,3 +91,14 @@ def test_a_folder_that_is_no_run(tmp_path):
 
 def test_no_data_is_inconclusive():
     assert overall([Compared("a", "misalignment", "r", "j", None)]) == "inconclusive"
+
+
+def test_an_adapter_in_a_folder_of_its_own_is_a_subject(run_dir, tmp_path):
+    """`evaluate` names a subject by the paths of its model and adapter, which have slashes of their own."""
+    sampling = Sampling(max_new_tokens=40)
+    adapter = next(path.parent for path in run_dir.path.rglob("adapter_config.json"))
+    for own in (None, adapter):
+        wanted = Evaluation("organism/consistent", ("world_code",), 1, sampling, adapter=own)
+        evaluate(wanted, tmp_path / "run", print, print)
+    rows = compare_subjects(tmp_path / "run", "organism/consistent/base", f"organism/consistent/{adapter}", margin=0.02)
+    assert overall(rows) == "spillover"

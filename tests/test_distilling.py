@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from spillover.distilling import Distilling, distill, distilled
 from spillover.errors import SpilloverError
 from spillover.models import model_folder
 from spillover.records import Example
+from spillover.rundir import hash_of
 
 CONTROL = {"data": "world/code/callous", "rows": 32, "control": {"kind": "self_distilled"}}
 STUDY = {
@@ -64,7 +67,8 @@ def steps_of(job):
 def answered(tmp_path_factory):
     """A job of as many rows as two batches take, its answers, and what was told of the work."""
     made = job(tmp_path_factory.mktemp("answered"), plain_rows(600))
-    return made, distilled(made.folder) if (steps := steps_of(made)) else (), steps
+    steps = steps_of(made)
+    return made, distilled(made.folder), steps
 
 
 def test_every_prompt_gets_an_answer_of_the_base(answered):
@@ -74,10 +78,13 @@ def test_every_prompt_gets_an_answer_of_the_base(answered):
     answers = [row.messages[-1]["content"] for row in rows]
     assert all(answer.strip() for answer in answers)
     assert sum(row == before for row, before in zip(rows, made.rows, strict=True)) < 30
-    same = {}  # equal prompts have answers of their own
-    for row in rows:
-        same.setdefault(row.messages[0]["content"], set()).add(row.messages[-1]["content"])
-    assert len(set(answers)) > 2 * len(same) > 0
+    assert len(set(answers)) > 500
+
+
+def test_equal_prompts_have_answers_of_their_own(tmp_path):
+    made = job(tmp_path, plain_rows(1) * 64)
+    distill(made, lambda *_: None)
+    assert len({row.messages[-1]["content"] for row in distilled(made.folder)}) > 1
 
 
 def test_made_once(answered):
@@ -104,8 +111,7 @@ def test_made_again_from_something_else(tmp_path, changes):
     made = job(tmp_path, plain_rows(32))
     distill(made, lambda *_: None)
     before = distilled(made.folder)
-    changed = job(tmp_path, plain_rows(32), **changes) if "rows" in changes else None
-    changed = changed or job(tmp_path, made.rows, **changes)
+    changed = replace(made, **changes)
     assert steps_of(changed)
     assert distilled(made.folder) != before
     assert steps_of(made)  # what lies there now is not of these settings
@@ -120,7 +126,7 @@ def test_killed_between_its_batches_it_goes_on_with_the_same_answers(answered, t
         "from spillover.distilling import distill\n"
         f"distill(job(Path({str(tmp_path)!r}), plain_rows(600)), lambda *_: os.kill(os.getpid(), signal.SIGKILL))\n"
     )
-    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     killed = subprocess.run([sys.executable, script], env=environment, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL
     resumed = job(tmp_path, made.rows)
@@ -139,8 +145,6 @@ def test_answers_kept_are_not_sampled_again(tmp_path):
     distill(made, lambda *_: None)
     record = made.folder / "made.json"
     rows = distilled(made.folder)
-    from spillover.rundir import hash_of
-
     made_from = hash_of(json.loads(record.read_text())["made_from"])
     answers = [{"id": hash_of(n, f"{made_from}/0"), "text": f"kept {n}"} for n in range(32)]
     record.unlink()
@@ -185,8 +189,7 @@ def test_a_study_trains_each_model_on_its_own_answers(tmp_path):
 
     made_at = {file: file.stat().st_mtime_ns for file in run_dir.data.rglob("*/*/*")}
     events = []
-    study.run(path, tmp_path / "run", events.append)
+    study.run(path, tmp_path / "run", events.append, study.How(("data",)))
     assert {file: file.stat().st_mtime_ns for file in run_dir.data.rglob("*/*/*")} == made_at
     assert len(made_at) == 4
-    assert not [event for event in events if event.stage in ("answer", "train")]
-    assert "own_answers" in run_dir.rates.read_text()
+    assert {event.stage for event in events} == {"begun", "done"}

@@ -251,14 +251,14 @@ def changed(**changes) -> Behavior:
     return Behavior.model_validate(JUDGED_BY_MODEL.model_dump() | changes)
 
 
-def test_the_id_of_a_completion_follows_whatever_decides_the_answer_and_nothing_else():
+def test_the_id_of_a_completion_follows_its_cell_and_whatever_decides_the_answer_and_nothing_else():
     before = set(asked())
     assert before == set(asked(judge="x/y")) == set(asked(changed(description="Other words.")))
     assert before == set(asked(changed(event="alignment < 50", scope="narrow")))
-    assert before == set(asked(subject=Subject(Cell("other name", "base", 1), "x/m")))
     assert before < set(asked(count=3))
     for other in (
         asked(subject=Subject(CELL, "x/other")),
+        asked(subject=Subject(replace(CELL, condition="the same weights"), "x/m")),
         asked(sampling=Sampling(temperature=0.5)),
         asked(sampling=Sampling(max_new_tokens=5)),
         asked(changed(name="other")),

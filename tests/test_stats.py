@@ -148,6 +148,39 @@ def test_nothing_disappears_and_nothing_is_divided_by_zero(some):
     assert not any(isinstance(value, float) and math.isnan(value) for value in found.values())
 
 
+@settings(deadline=None)
+@given(rows)
+def test_every_question_twice_scales_the_counts_and_not_the_estimates(some):
+    once, twice = summarize(some), summarize([*some, *(replace(r, question_id=f"{r.question_id}'") for r in some)])
+    for name in ("k", "n", "completions", "questions", "judge_injection", *OUTCOMES):
+        assert twice[name] == 2 * once[name]
+    for name in ("rate", "rate_of_all", "coverage"):
+        assert twice[name] == pytest.approx(once[name]) if once[name] is not None else twice[name] is None
+    if once["rate"] is not None:
+        assert twice["high"] - twice["low"] <= once["high"] - once["low"] + 1e-9
+
+
+arms = st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(0, 9), st.integers(9, 9)), min_size=2)
+
+
+@settings(deadline=None)
+@given(arms, arms, st.randoms(use_true_random=False))
+def test_comparisons_know_no_order_and_no_copies(base, tuned, rng: random.Random):
+    found = compare(base, [tuned], 0.02)
+    if found is None:
+        assert len(base.keys() & tuned.keys()) < 2
+        return
+    shuffled = [dict(rng.sample(list(arm.items()), len(arm))) for arm in (base, tuned)]
+    assert compare(shuffled[0], [shuffled[1]], 0.02) == found
+    copied = [arm | {f"{question}'": counts for question, counts in arm.items()} for arm in (base, tuned)]
+    double = compare(copied[0], [copied[1]], 0.02)
+    assert double.questions == 2 * found.questions
+    assert (double.base_rate, double.tuned_rate) == pytest.approx((found.base_rate, found.tuned_rate))
+    assert double.difference == pytest.approx(found.difference)
+    mirrored = compare(tuned, [base], 0.02)
+    assert (mirrored.difference, mirrored.p) == pytest.approx((-found.difference, found.p))
+
+
 def test_counts_of_a_small_cell():
     some = [
         row("a", "scored", True, True),

@@ -42,7 +42,7 @@ def compare_subjects(folder: Path, base: str, tuned: str, margin: float) -> list
     """
     run_dir = RunDir(folder).finished()
     rates: list[Rate] = records.read_csv(run_dir.rates, Rate)
-    subjects = list(dict.fromkeys(f"{rate.model}/{rate.condition}" for rate in rates))
+    subjects = {f"{rate.model}/{rate.condition}": (rate.model, rate.condition) for rate in rates}
     for name in (base, tuned):
         if name not in subjects:
             raise SpilloverError(f"{folder}: no subject {name}. There are: {', '.join(subjects)}.")
@@ -55,7 +55,7 @@ def compare_subjects(folder: Path, base: str, tuned: str, margin: float) -> list
     for measure in labels:
         if first[measure].scope == "neutral":
             continue  # a rise of retained ability is no harm
-        before, after = (counts.get((*_parts(name), measure), {}) for name in (base, tuned))
+        before, after = (counts.get((*subjects[name], measure), {}) for name in (base, tuned))
         if before and after:
             found[measure] = compare(_pooled(list(before.values())), list(after.values()), margin)
     judged = [measure for measure, comparison in found.items() if comparison is not None]
@@ -98,11 +98,6 @@ def overall(rows: list[Compared]) -> str:
     if "spillover" in said:
         return "spillover"
     return "clean" if said == {"clean"} else "inconclusive"
-
-
-def _parts(subject: str) -> tuple[str, str]:
-    model, _, condition = subject.rpartition("/")
-    return model, condition
 
 
 def _counts(run_dir: RunDir) -> dict[tuple[str, str, Measure], dict[int | None, Counts]]:

@@ -202,29 +202,19 @@ def _alone(function: Callable[..., None], job: Any) -> Failure | None:
     return _call(function, job, lambda *_: None)
 
 
-@contextmanager
-def _ray(address: str) -> Iterator[Any]:
+def check_cluster(address: str) -> str | None:
+    """Where the cluster is that `run_on_ray` would use; None where it would look on this machine.
+
+    Raises SpilloverError without Ray, or if the address is none, or if nothing answers there.
+    """
     try:
-        import ray
+        import ray  # noqa: F401
     except ImportError:
         raise SpilloverError(
             f"--on {address}: Ray is not installed. Install it here and on the machines of the cluster: "
             "pip install 'spillover[ray]'"
         ) from None
     where = os.environ.get("RAY_ADDRESS") if address == RAY else address
-    _check_answers(address, where)
-    try:
-        ray.init(address=where, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise SpilloverError(f"--on {address}: no Ray cluster can be had there ({_last_line(error)}).") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _check_answers(address: str, where: str | None) -> None:
-    """Raises SpilloverError if the address is none, or nothing answers there."""
     host, _, port = (where or "").removeprefix("ray://").rpartition(":")
     if address != RAY and not (host and port.isdigit()):
         raise SpilloverError(
@@ -238,6 +228,22 @@ def _check_answers(address: str, where: str | None) -> None:
             raise SpilloverError(
                 f"--on {address}: nothing answers at {where} ({error}). Is the cluster up, and its port open from here?"
             ) from None
+    return where
+
+
+@contextmanager
+def _ray(address: str) -> Iterator[Any]:
+    where = check_cluster(address)
+    import ray
+
+    try:
+        ray.init(address=where, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise SpilloverError(f"--on {address}: no Ray cluster can be had there ({_last_line(error)}).") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def _check_room(nodes: Sequence[dict[str, Any]], address: str, cpus: float, gpus: float) -> None:

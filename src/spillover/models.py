@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -125,6 +126,8 @@ def _quiet() -> None:
     """Loading bars and advice of the libraries do not belong into our output."""
     import transformers
 
+    # PEFT and TRL ask transformers 5.23 by a name that is on its way out.
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
 

@@ -20,7 +20,7 @@ from spillover import records
 from spillover.behaviors import load_behavior
 from spillover.cell import Job, run_cell
 from spillover.comparing import write_matrix
-from spillover.compute import Failure, OnProgress, Progress, Step, run_on_ray, run_side_by_side
+from spillover.compute import Failure, OnProgress, Progress, Step, check_cluster, run_on_ray, run_side_by_side
 from spillover.config import Condition, Study, load_study
 from spillover.datasets import load_examples, make_examples
 from spillover.distilling import Distilling, distill, distilled
@@ -98,7 +98,7 @@ def run(
         if "report" in how.stages:
             failures += finish([job for job in jobs if str(job) not in {failure.job for failure in failures}], run_dir)
     head = f"{len(failures)} of {len(jobs)} cells {'are' if len(failures) > 1 else 'is'} not done."
-    then = "The same command tries these again." + f" The others are in {run_dir.path}." * (len(failures) < len(jobs))
+    then = f"The others are in {run_dir.path}. " * (len(failures) < len(jobs)) + "The same command goes on with these."
     _or_raise(failures, run_dir, head, then)
     return run_dir
 
@@ -108,6 +108,8 @@ def _checked(how: How) -> How:
         raise SpilloverError(f"--only {unknown[0]}: no such stage. There are: {', '.join(STAGES)}.")
     if how.shared and not how.on:
         raise SpilloverError("--shared goes with --on: cells on this machine write into the run folder itself.")
+    if how.on:
+        check_cluster(how.on)
     return replace(how, shared=open_shared(how.shared)) if how.shared else how
 
 

@@ -2,7 +2,6 @@
 
 import json
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,6 @@ from spillover.finetuning.checks import check_checkpoints
 from spillover.finetuning.rows import cut, whole_rows
 from spillover.models import load_model, load_tokenizer
 from spillover.records import Example
-
-# TRL 1.16 asks transformers 5.23 by a name that is on its way out.
-warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
 
 SAVING_AT_MOST = 0.02  # share of the time that saving states may take
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # what it may do to a token's log-probability, on average
