@@ -18,6 +18,11 @@ from spillover.errors import SpilloverError
 from spillover.status import DONE, RUNNING, read_status
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
+# Ray leaves the log files of the servers that it starts to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 STUDY = {
     "name": "spread",
@@ -105,7 +110,7 @@ def test_what_fails_is_told_and_a_worker_that_dies_is_tried_again(cluster, tmp_p
 
 def test_more_than_any_machine_has_is_an_error(cluster):
     with pytest.raises(
-        SpilloverError, match="takes 1 CPUs and 2 GPUs, and no machine .* 1 CPUs and 1 GPUs.* resources:"
+        SpilloverError, match=r"takes 1 CPUs and 2 GPUs, and no machine .* 1 CPUs and 1 GPUs.* resources:"
     ):
         run(print, ["never"], cluster.client_address, gpus=2.0)
 

@@ -58,8 +58,8 @@ def test_a_study_writes_every_artefact(finished):
         assert {"adapter_config.json", "adapter_model.safetensors", "training.json"} <= {
             p.name for p in adapter.iterdir()
         }
-    assert {event.stage for event in events} == {"train", "sample", "score"}
-    assert len({event.job for event in events}) == 3
+    assert {event.stage for event in events} == {"begun", "train", "sample", "score", "done"}
+    assert len({event.job for event in events if event.job}) == 3
 
 
 def test_every_completion_is_there_once_and_every_outcome_is_counted(finished):

@@ -12,7 +12,6 @@ from scipy.stats import beta, t
 # effects of 2 to 19 at 50 to 100 completions a question, which are correlations of 0.02 to 0.2.
 ICC_PRIOR = (0.5, 4.0)
 RATE_PRIOR = 0.5  # Jeffreys: half an event and half a non-event
-FEW_QUESTIONS = 24  # with fewer, intervals for questions in general are warned about
 
 
 @dataclass(frozen=True)
