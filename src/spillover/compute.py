@@ -236,10 +236,15 @@ def _ray(address: str) -> Iterator[Any]:
     where = check_cluster(address)
     import ray
 
-    try:
-        ray.init(address=where, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise SpilloverError(f"--on {address}: no Ray cluster can be had there ({_last_line(error)}).") from None
+    for last in (False, True):  # the server of Ray's clients, which forks, sometimes fails to start one for a client
+        try:
+            ray.init(address=where, log_to_driver=False, configure_logging=False)
+            break
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            if last:
+                why = _last_line(error)
+                raise SpilloverError(f"--on {address}: no Ray cluster can be had there ({why}).") from None
+            ray.shutdown()
     try:
         yield ray
     finally:
