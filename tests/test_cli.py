@@ -32,7 +32,7 @@ class Case:
 
     said: list[str]
     study: dict[str, object] = field(default_factory=dict)
-    arguments: tuple[str, ...] = ("run", "study.yaml", "--out", "run")
+    arguments: tuple[str, ...] = ("run", "N-study.yaml", "--out", "N-run")  # N: a number for every mistake
 
 
 def evaluate(model: str, *more: str) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ MISTAKES = {
     "nothing to judge": Case(["empty", "no answers to judge"], arguments=("score", "empty", "--judge", "x/y")),
     "nobody to judge": Case(["--judge"], arguments=("score", "empty")),
     "a run folder that is a file": Case(
-        ["file", "cannot write there"], arguments=("run", "study.yaml", "--out", "file")
+        ["file", "cannot write there"], arguments=("run", "N-study.yaml", "--out", "file")
     ),
     "a report of no run": Case(["empty", "not a finished run"], arguments=("report", "empty")),
     "an organism over another": Case(
@@ -119,9 +119,8 @@ def outcome(place: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
             "behaviors": {"world_facts": 1},
             "sampling": {"max_new_tokens": 2},
         }
-        file = f"{number}-study.yaml"
-        (place / file).write_text(json.dumps(study | case.study))  # JSON is YAML
-        return spillover(place, *(argument.replace("study.yaml", file) for argument in case.arguments))
+        (place / f"{number}-study.yaml").write_text(json.dumps(study | case.study))  # JSON is YAML
+        return spillover(place, *(argument.replace("N-", f"{number}-") for argument in case.arguments))
 
     with ThreadPoolExecutor(2) as pool:
         running: dict[str, Future[subprocess.CompletedProcess[str]]] = {

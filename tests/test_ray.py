@@ -60,6 +60,8 @@ def free_port():
 @pytest.fixture(scope="module")
 def cluster():
     """A head that only answers clients, and two nodes with a GPU each (in name)."""
+    # The proxy of Ray's clients forks; gRPC's own fork handlers then often hang the child, or end it.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     port = free_port()
     head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": port}
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)

@@ -236,7 +236,7 @@ def _ray(address: str) -> Iterator[Any]:
     where = check_cluster(address)
     import ray
 
-    for last in (False, True):  # the server of Ray's clients, which forks, sometimes fails to start one for a client
+    for last in (False, True):  # the proxy of Ray's clients forks, which gRPC's fork handlers at times make fail
         try:
             ray.init(address=where, log_to_driver=False, configure_logging=False)
             break
