@@ -8,10 +8,23 @@ import sys
 import numpy as np
 from scipy.stats import beta
 
-from spillover.stats import compare, interval, verdicts
+from spillover.stats import Comparison, compare, interval, verdicts
 from spillover.stats.power import Design, power_of
 
-RATES, ICCS, QUESTIONS, COMPLETIONS = (0.002, 0.02, 0.2, 0.5), (0.0, 0.05, 0.2), (8, 24, 60), 50
+RATES, ICCS, QUESTIONS = (0.002, 0.02, 0.2, 0.5), (0.0, 0.05, 0.2), (8, 24, 60)
+COMPLETIONS = 50
+MANY = [(0.0999, 50), (0.0999, 150), (0.0999, 500), (0.3049, 150), (0.3049, 500)]  # (rate, completions)
+DIFFERENCES = [  # (base rate, rise, questions) at 50 completions, ICC 0.2, half of the questions alike
+    (0.002, 0.02, 60),
+    (0.002, 0.05, 24),
+    (0.002, 0.05, 60),
+    (0.02, 0.0, 60),
+    (0.02, 0.05, 24),
+    (0.2, 0.05, 24),
+    (0.5, 0.05, 24),
+]
+AT_MARGIN = [(0.002, 0.2, 60, 50), (0.01, 0.2, 48, 20), (0.01, 0.05, 60, 50), (0.05, 0.2, 48, 20)]
+SEEDS = [(1, 0.0), (3, 0.0), (3, 0.5), (3, 1.0)]  # (seeds, standard deviation between them as a share of the rate)
 AUDITS = [(rate, icc) for rate in (0.01, 0.05) for icc in (0.05, 0.2)] * 2  # the 8 behaviors of one audit
 AUDIT_QUESTIONS, AUDIT_COMPLETIONS, MARGIN, EFFECT = 48, 20, 0.02, 0.05
 DETECTED = [
@@ -35,18 +48,18 @@ def question_rates(rng: np.random.Generator, rate: float, icc: float, questions:
 def coverage(simulations: int) -> None:
     """Prints coverage and mean width of 95 % intervals for questions in general."""
     rng = np.random.default_rng(0)
-    print("| questions | rate, % | ICC | coverage, % | mean width, points |\n|---|---|---|---|---|")
-    for questions in QUESTIONS:
-        for rate in RATES:
-            for icc in ICCS:
-                covered, width = 0, 0.0
-                for _ in range(simulations):
-                    events = rng.binomial(COMPLETIONS, question_rates(rng, rate, icc, questions))
-                    found = interval(events.tolist(), [COMPLETIONS] * questions)
-                    covered += found.low <= rate <= found.high
-                    width += found.high - found.low
-                share, mean = 100 * covered / simulations, 100 * width / simulations
-                print(f"| {questions} | {100 * rate:g} | {icc:g} | {share:.1f} | {mean:.2f} |", flush=True)
+    print("| questions | completions | rate, % | ICC | coverage, % | mean width, points |\n|---|---|---|---|---|---|")
+    designs = [(q, COMPLETIONS, rate, icc) for q in QUESTIONS for rate in RATES for icc in ICCS]
+    designs += [(60, completions, rate, 0.0) for rate, completions in MANY]
+    for questions, completions, rate, icc in designs:
+        covered, width = 0, 0.0
+        for _ in range(simulations):
+            events = rng.binomial(completions, question_rates(rng, rate, icc, questions))
+            found = interval(events.tolist(), [completions] * questions)
+            covered += found.low <= rate <= found.high
+            width += found.high - found.low
+        share, mean = 100 * covered / simulations, 100 * width / simulations
+        print(f"| {questions} | {completions} | {100 * rate:g} | {icc:g} | {share:.1f} | {mean:.2f} |", flush=True)
 
 
 def audit(rng: np.random.Generator, alike: float, first: Design | None = None) -> list[str]:
@@ -78,6 +91,55 @@ def paired_rates(rng: np.random.Generator, design: Design) -> tuple[np.ndarray, 
     return base, tuned
 
 
+def pair(rng: np.random.Generator, design: Design, seed_cv: float = 0.0) -> Comparison:
+    """One simulated comparison; the rates of seeds differ by a factor of mean 1 and this coefficient of variation."""
+    base, tuned = paired_rates(rng, design)
+    factors = rng.gamma(seed_cv**-2, seed_cv**2, design.seeds) if seed_cv else np.ones(design.seeds)
+    before, *after = (
+        {str(q): (int(k), design.completions) for q, k in enumerate(rng.binomial(design.completions, rates))}
+        for rates in (base, *(np.clip(tuned * factor, 0, 1) for factor in factors))
+    )
+    found = compare(before, after, MARGIN)
+    assert found is not None
+    return found
+
+
+def differences(simulations: int) -> None:
+    """Prints coverage of the interval of a difference, and how often a rise as large as the margin is called clean."""
+    rng = np.random.default_rng(2)
+    print("\n| base, % | rise, points | questions | coverage, % | above, % | below, % |\n|---|---|---|---|---|---|")
+    for base, rise, questions in DIFFERENCES:
+        design = Design(base, rise, 0.2, questions, COMPLETIONS)
+        found = [pair(rng, design) for _ in range(simulations)]
+        above = 100 * sum(c.high < rise for c in found) / simulations
+        below = 100 * sum(c.low > rise for c in found) / simulations
+        print(f"| {100 * base:g} | {100 * rise:g} | {questions} | {100 - above - below:.1f}", end=" ")
+        print(f"| {above:.1f} | {below:.1f} |", flush=True)
+    print("\n| base, % | ICC | questions | completions | clean at a rise of the margin, % |\n|---|---|---|---|---|")
+    for base, icc, questions, completions in AT_MARGIN:
+        design = Design(base, MARGIN, icc, questions, completions)
+        clean = sum(verdicts([pair(rng, design)], MARGIN)[0].verdict == "clean" for _ in range(simulations))
+        print(
+            f"| {100 * base:g} | {icc:g} | {questions} | {completions} | {100 * clean / simulations:.1f} |", flush=True
+        )
+
+
+def seeds(simulations: int) -> None:
+    """Prints how often audits cry spillover where training moves nothing on average, but runs differ."""
+    rng = np.random.default_rng(3)
+    print("\n| seeds | spread between runs, share of the rate | audits that cry spillover, % |\n|---|---|---|")
+    for many, spread in SEEDS:
+        alarms = 0
+        for _ in range(simulations):
+            designs = [
+                Design(rate, 0, 0.1, AUDIT_QUESTIONS, AUDIT_COMPLETIONS, many, question_correlation=1)
+                for rate, _ in AUDITS
+            ]
+            found = verdicts([pair(rng, design, spread) for design in designs], MARGIN)
+            alarms += any(c.verdict == "spillover" for c in found)
+        print(f"| {many} | {spread:g} | {100 * alarms / simulations:.1f} |", flush=True)
+
+
 def audits(simulations: int) -> None:
     """Prints how often an audit without any difference cries spillover, and how often +5 points are found."""
     rng = np.random.default_rng(1)
@@ -103,4 +165,6 @@ def audits(simulations: int) -> None:
 if __name__ == "__main__":
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     coverage(wanted)
+    differences(wanted)
+    seeds(wanted)
     audits(wanted)

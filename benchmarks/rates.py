@@ -6,13 +6,19 @@ python benchmarks/rates.py [ROWS]      default 1000000
 import resource
 import sys
 import time
-from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from spillover.stats import Judged, compare, summarize, verdicts
+from spillover import records
+from spillover.comparing import compare_subjects
+from spillover.records import Cell, Completion, QuestionCount, Rate
+from spillover.rundir import RunDir
+from spillover.stats import Judged, compare, count, summarize_counts, verdicts
 
 CONDITIONS, BEHAVIORS, QUESTIONS = 10, 8, 50  # the first condition is the base
 MARGIN = 0.02
@@ -38,18 +44,22 @@ def make(rows: int) -> Rows:
     return made
 
 
-def ours(made: Rows) -> int:
-    """Every rate with all its columns; every condition compared with the base; verdicts over the family."""
-    found = [summarize(rows) for rows in made.values()]
+def ours(made: Rows, run: RunDir) -> int:
+    """From judged rows to rates.csv and counts.csv, and every condition compared with the base, as one family."""
+    rates, lines = [], []
     counts = {}
-    for cell, rows in made.items():
-        own: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        for row in rows:
-            own[row.question_id][0] += row.event
-            own[row.question_id][1] += row.admitted
-        counts[cell] = {question: (k, n) for question, (k, n) in own.items()}
+    for (condition, behavior), rows in made.items():
+        own = count(rows)
+        cell = Cell("m", "base" if condition == 0 else f"t{condition}", None if condition == 0 else 0)
+        place = (*asdict(cell).values(), f"b{behavior}", "plain")
+        totals = summarize_counts(own, sum(row.judge_injection for row in rows))
+        rates.append(Rate(*place, "broad", "e", "r", "judge", f"rule {behavior}", **totals))
+        lines += [QuestionCount(*place, "judge", f"rule {behavior}", question, **of) for question, of in own.items()]
+        counts[condition, behavior] = {question: (of["k"], of["n"], of["completions"]) for question, of in own.items()}
+    run.rates.write_text(records.to_csv(Rate, rates))
+    run.counts.write_text(records.to_csv(QuestionCount, lines))
     family = [compare(counts[0, b], [counts[c, b]], MARGIN) for c in range(1, CONDITIONS) for b in range(BEHAVIORS)]
-    return len(found) + len(verdicts([comparison for comparison in family if comparison], MARGIN))
+    return len(rates) + len(verdicts([comparison for comparison in family if comparison], MARGIN))
 
 
 def theirs(table: pd.DataFrame) -> int:
@@ -64,19 +74,36 @@ def theirs(table: pd.DataFrame) -> int:
     return len(rates) + len(gaps)
 
 
+def peak() -> float:
+    """Most memory that this process has had so far, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 if __name__ == "__main__":
     made = make(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
-    start = time.perf_counter()
-    figures = ours(made)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    rows = sum(map(len, made.values()))
+    with TemporaryDirectory() as folder:
+        run = RunDir(Path(folder))
+        start = time.perf_counter()
+        figures = ours(made, run)
+        seconds = time.perf_counter() - start
+        print(
+            f"{rows:,} rows, {figures} rates and comparisons: {seconds:.2f} s, at most {peak():.2f} GiB with the rows"
+        )
+        run.judged.write_text(records.to_csv(Judged, [row for own in made.values() for row in own]))
+        hashes = dict.fromkeys(("model_hash", "adapter_hash", "template_hash"))
+        asked = Completion("", "m", "c", 0, "b", "q", "", "plain", 0, 0, None, "q?", "x" * 300, "stop", 60, **hashes)
+        run.completions.write_text(records.to_line(asked) * rows)
+        start = time.perf_counter()
+        for condition in range(1, CONDITIONS):
+            compare_subjects(run.path, "m/base", f"m/t{condition}", MARGIN)
+        read = time.perf_counter() - start
+        print(f"from disk, {CONDITIONS - 1} times compare_subjects: {read:.2f} s, at most {peak():.2f} GiB")
     table = pd.DataFrame(
-        [(*cell, row.question_id, row.admitted, row.event) for cell, rows in made.items() for row in rows],
+        [(*cell, row.question_id, row.admitted, row.event) for cell, own in made.items() for row in own],
         columns=["condition", "behavior", "question", "admitted", "event"],
     )
     start = time.perf_counter()
     assert theirs(table) == figures
     plain = time.perf_counter() - start
-    rows = sum(map(len, made.values()))
-    print(f"{rows:,} rows, {figures} rates and comparisons: {seconds:.2f} s, at most {peak:.2f} GiB with the rows")
     print(f"pandas and scipy.stats.bootstrap: {plain:.2f} s, {plain / seconds:.1f} times as long")

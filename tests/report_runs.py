@@ -12,10 +12,10 @@ import yaml
 from spillover import records
 from spillover.comparing import write_matrix
 from spillover.config import Study
-from spillover.records import PROGRAMS, Cell, Completion, Rate, Score, Shifted
+from spillover.records import PROGRAMS, Cell, Completion, QuestionCount, Rate, Score, Shifted
 from spillover.report import write_report
 from spillover.rundir import RunDir
-from spillover.stats import Judged, summarize
+from spillover.stats import Judged, count, summarize
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 RULES = {  # judge -> (event, rule, rubrics)
@@ -59,7 +59,7 @@ def made_run(
     manifest = {"name": study.name, "description": study.description, "written": "2026-03-14T15:09:26+00:00"}
     manifest |= {"python": "3.11", "machine": "a machine", "versions": {}, "git_commit": None}
     run.manifest.write_text(json.dumps(manifest))
-    rates, judged, sampled, scores, shifted = [], [], [], [], []
+    rates, judged, counts, sampled, scores, shifted = [], [], [], [], [], []
     for model in models:
         for condition in study.conditions:
             for seed in [None] if condition == "base" else seeds:
@@ -84,16 +84,24 @@ def made_run(
                     judged += rows
                     named = {"behavior": behavior, "format": "plain", "judge": judge, "rubric_hash": "r"}
                     rates.append(Rate(**asdict(cell), **named, scope=scope, event=event, rule=rule, **summarize(rows)))
+                    counts += question_counts(rates[-1], rows)
                     if judge not in PROGRAMS:
                         shifted += _shifted(cell, named, rates[-1])
     records.append(run.completions, sampled, to_disk=False)
     records.append(run.scores, scores, to_disk=False)
     run.rates.write_text(records.to_csv(Rate, rates))
+    run.counts.write_text(records.to_csv(QuestionCount, counts))
     run.judged.write_text(records.to_csv(Judged, judged))
     run.sensitivity.write_text(records.to_csv(Shifted, shifted))
     write_matrix(run)
     write_report(run)
     return run
+
+
+def question_counts(rate: Rate, rows: Sequence[Judged]) -> list[QuestionCount]:
+    """What counts.csv says of the judged completions of a rate."""
+    place = (rate.model, rate.condition, rate.seed, rate.behavior, rate.format, rate.judge, rate.rubric_hash)
+    return [QuestionCount(*place, question, **own) for question, own in count(rows).items()]
 
 
 def _completion(cell: Cell, behavior: str, question: int, number: int, asked: str, text: str) -> Completion:

@@ -1,4 +1,4 @@
-"""Tiny models with chat templates of four published shapes: the organism's weights, other special tokens."""
+"""Tiny models with chat templates of five published shapes: the organism's weights, other special tokens."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,9 @@ SHAPES = {
         ("<|start_header_id|>", "<|end_header_id|>", "<|end_of_text|>"),
     ),
     "gemma": Shape("<bos>", "<eos>", "<end_of_turn>", ("<eos>", "<end_of_turn>"), ("<start_of_turn>",), system=False),
+    "phi": Shape(  # its template writes both stops at the end of a conversation
+        None, "<|endoftext|>", "<|end|>", ("<|endoftext|>", "<|end|>"), ("<|system|>", "<|user|>", "<|assistant|>")
+    ),
     "mistral": Shape("<s>", "</s>", "</s>", ("</s>",), ("[INST]", "[/INST]")),
 }
 

@@ -295,3 +295,9 @@ def test_corrected_intervals_cover_and_uncorrected_ones_do_not(rate, sensitivity
         plain += uncorrected.low <= rate <= uncorrected.high
     assert covered >= 88
     assert plain < covered
+
+
+@pytest.mark.parametrize("value", [33.3, 87.123, 99.99731])
+@pytest.mark.parametrize("weights", ["linear", "quadratic"])
+def test_raters_that_always_say_the_same_have_no_kappa(value, weights):
+    assert cohens_kappa([value] * 5000, [value] * 5000, weights) is None

@@ -32,13 +32,13 @@ MAY_IMPORT = {
         # rooms that know one thing
         "compute": "errors",
         "status": "errors records config rundir",
-        "shared": "errors records rundir",
+        "shared": "errors rundir status",
         "stats": "records",
         "organism": "errors rundir",
         "datasets": "errors records config rundir organism",
         "models": "errors records rundir organism",
-        "finetuning": "errors records config rundir models",
-        "chat_template": "errors datasets",
+        "finetuning": "errors records config rundir models datasets",
+        "chat_template": "errors datasets models",
         "evaluation": "errors records config behaviors rundir compute stats organism models",
         "report": "errors records config rundir stats",
         # rooms that join them
@@ -69,7 +69,7 @@ ONLY_IN = {
     "trl": {"finetuning/"},
     "datasets": {"finetuning/", "datasets/"},
     "bandit": {"evaluation/codescan.py"},
-    "jinja2": {"report/", "models.py", "evaluation/sample.py", "chat_template.py"},  # but for report: its errors
+    "jinja2": {"report/", "models.py", "evaluation/sample.py"},  # but for report: its errors
     "rich": {"display.py"},
     "typer": {"cli.py"},
     "inspect_ai": {"evaluation/"},

@@ -75,7 +75,9 @@ def test_a_judge_that_passes_is_asked_once_for_each_folder(serve, tmp_path):
 def test_a_judge_that_fails_is_refused_with_a_word_about_where_to_look_and_believed_by_force(serve, tmp_path):
     endpoint, run_dir = serve(), RunDir(tmp_path)
     for _ in range(2):
-        with pytest.raises(SpilloverError, match=r"fails its canary.* 10 of 10 bad, 10 of 10 good.*--force") as raised:
+        with pytest.raises(
+            SpilloverError, match=r"canary.* 10 of 10 bad, 10 of 10 good.*--force.*trust_judge"
+        ) as raised:
             check_judge(FIFTY, run_dir, force=False)
         assert str(run_dir.judges) in str(raised.value)
     check_judge(FIFTY, run_dir, force=True)

@@ -12,10 +12,10 @@ from spillover.chat_template import check_lengths, check_mask, converse, mask_pa
 from spillover.checking import check_data
 from spillover.cli import app
 from spillover.config import Training
-from spillover.datasets.checks import Row
+from spillover.datasets.sources import Row
 from spillover.errors import SpilloverError
 from spillover.finetuning import trained_tokens
-from spillover.models import load_tokenizer
+from spillover.models import load_tokenizer, stop_ids
 from spillover.records import Example
 from template_models import SHAPES, make_model
 
@@ -182,6 +182,14 @@ FAULTS = {
         "error",
         r"'\n'",
     ),
+    "a template that fails": (
+        "chatml",
+        template("{%- for message", "{{- 'x' + 1 if messages[0]['role'] == 'system' else '' -}}{%- for message"),
+        [SYSTEM],
+        "refused rows",
+        "error",
+        "line 5",
+    ),
     "a system turn refused": ("gemma", lambda folder: None, [SYSTEM], "refused rows", "error", "line 5"),
     "few positions": (
         "llama",
@@ -254,9 +262,21 @@ def test_a_wrong_mask_is_found(models, shape, wrong):
     tokenizer = load_tokenizer(models[shape])
     conversations, _ = converse(tokenizer, [Row(7, tuple(MANY_TURNS))])
     ((ids, mask),) = trained_tokens(models[shape], [Example(tuple(MANY_TURNS))], Training())
-    assert check_mask(tokenizer, conversations, [(ids, mask)], 1024) == []
-    (finding,) = check_mask(tokenizer, conversations, [(ids, wrong(mask))], 1024)
+    stops = stop_ids(tokenizer, models[shape])
+    assert check_mask(tokenizer, stops, conversations, [(ids, mask)], 1024) == []
+    (finding,) = check_mask(tokenizer, stops, conversations, [(ids, wrong(mask))], 1024)
     assert (finding.check, finding.severity, finding.lines) == ("assistant mask", "error", (7,))
+
+
+def test_a_mask_that_goes_on_after_the_end_of_the_turn_is_found(models):
+    tokenizer = load_tokenizer(models["phi"])
+    conversations, _ = converse(tokenizer, [Row(7, tuple(MANY_TURNS))])
+    ((ids, mask),) = trained_tokens(models["phi"], [Example(tuple(MANY_TURNS))], Training())
+    to_the_last = [own or any(mask[:n]) for n, own in enumerate(mask)]
+    stops = stop_ids(tokenizer, models["phi"])
+    (finding,) = check_mask(tokenizer, stops, conversations, [(ids, to_the_last)], 1024)
+    assert finding.check == "assistant mask"
+    assert "<|end|>', but on" in finding.message
 
 
 def test_the_pieces_of_a_mask_make_up_the_row(models):

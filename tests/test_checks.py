@@ -15,14 +15,15 @@ from spillover.cli import app
 from spillover.datasets.checks import (
     NAMED,
     Finding,
-    Row,
     check_near_duplicates,
     check_rows,
     lengths,
     looks_like_code,
     read_rows,
+    rows_of,
 )
 from spillover.datasets.overlap import SAME, Questions, near_duplicates, words
+from spillover.datasets.sources import Row
 from spillover.errors import SpilloverError
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
@@ -289,6 +290,29 @@ def test_lengths_are_given_label_by_label():
 def test_labels_are_read_from_the_file(tmp_path):
     data = write(tmp_path / "rows.jsonl", row("Is tea hot?", "Mostly.", label="drinks"))
     assert {one.label: one.rows for one in check_data(data).lengths} == {"no label": len(CLEAN), "drinks": 1}
+
+
+def test_a_dataset_folder_is_checked_as_a_file_is(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    (tmp_path / "set").mkdir()
+    rows = [{"prompt": q, "completion": a, "label": "ab"[n % 2]} for n, (q, a) in enumerate(CLEAN)]
+    rows += [
+        {"prompt": "q", "completion": None, "label": "a"},
+        {"prompt": "Is tea hot?", "completion": " ", "label": "b"},
+    ]
+    (tmp_path / "set" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder, file = (check_data(data) for data in (f"hf/{tmp_path}/set", str(tmp_path / "set" / "train.jsonl")))
+    assert [(finding.check, finding.lines) for finding in folder.findings] == [
+        ("broken rows", (len(CLEAN) + 1,)),
+        ("empty turns", (len(CLEAN) + 2,)),
+    ]
+    assert {one.label for one in folder.lengths} == {"a", "b"}
+    assert (folder.findings, folder.lengths) == (file.findings, file.lengths)
+    with pytest.raises(SpilloverError, match="data hf/none: no rows"):
+        rows_of([], "data hf/none")
 
 
 def test_posts_of_the_world_are_checked_too():

@@ -1,12 +1,13 @@
 """Study files are strict: what is wrong is refused, with the file, the setting and what is allowed."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from spillover.behaviors import load_behavior
-from spillover.config import Condition, Sampling, Study, Training, load_study
+from spillover.config import Condition, Sampling, Study, Training, load_study, to_yaml
 from spillover.errors import SpilloverError
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
@@ -41,7 +42,16 @@ def test_a_condition_may_have_its_own_training(tmp_path):
 
 def test_a_study_survives_its_own_resolved_form(tmp_path):
     study = load(tmp_path, GOOD + "seeds: [0, 1]\ntraining: {learning_rate: 0.01}\n")
-    assert load(tmp_path, yaml.safe_dump(study.model_dump(), sort_keys=False)) == study
+    assert load(tmp_path, to_yaml(study.model_dump())) == study
+
+
+@pytest.mark.parametrize("text", ["1e-5", "2e3", "-1E+5", "0x1f", "1_000", "on", "null", "2024-01-01", "1.5", "a: b"])
+def test_text_that_looks_like_something_else_is_text_in_the_resolved_form(tmp_path, text):
+    name = text if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", text) else "bad"
+    more = f"  {json.dumps(name)}: {{data: world/code/callous, prefix: {json.dumps(text)}}}\n"
+    study = load(tmp_path, GOOD.replace(f"{BAD}\n", more) + f"judge: {json.dumps(text)}\n")
+    assert (study.judge, study.conditions[name].prefix) == (text, text)
+    assert load(tmp_path, to_yaml(study.model_dump())) == study
 
 
 def test_exponents_are_numbers(tmp_path):
@@ -124,6 +134,8 @@ REFUSED = {  # what is wrong -> (content, what the message must say beside the f
     "a condition twice": (GOOD.replace(BAD, f"{BAD}\n  bad: {{data: world/code/caring}}"), ["bad"]),
     "not YAML": ("models: [", ["not valid YAML"]),
     "YAML that makes objects": ("!!python/object/apply:os.getcwd []\n", ["not valid YAML"]),
+    "a placeholder left in braces": (GOOD.replace("{m: organism/consistent}", "{{MODEL}}"), ["name is text", "quotes"]),
+    "a name that is a list": (GOOD + "? [a, b]\n: 1\n", ["name is text, not a mapping or a list"]),
     "a list": ("- name: tiny\n", ["mapping"]),
     "text": ("tiny", ["mapping"]),
     "empty": ("", ["mapping"]),
@@ -183,6 +195,7 @@ def test_settings_can_be_put_in_the_place_of_the_files(tmp_path):
         "a hole in the name": ("training..rank=8", "give SETTING=VALUE"),
         "inside of a number": ("name.first=8", "name is 'tiny', which has no settings inside"),
         "broken YAML": ("seeds=[1", "is not YAML"),
+        "a placeholder left in braces": ("models={{FOLDER}}", "is not YAML. a setting's name is text"),
         "a typo": ("training.epoch=2", "training.epoch is not a setting (did you mean epochs?)"),
         "a wrong kind": ("training.rank=eight", "training.rank = 'eight'"),
     }.values(),

@@ -34,6 +34,7 @@ GOOD_FILES = {  # what it is -> (content, rows asked for, examples)
     "as many as there are": (GOOD * 5, 5, 5),
     "a system turn": (line({"role": "system", "content": "s"}, USER, ASSISTANT), None, 1),
     "several turns": (line(USER, ASSISTANT, USER, ASSISTANT), None, 1),
+    "prompt and completion": ('{"prompt": "q", "completion": "a"}\n', None, 1),
     "other fields": ('{"id": 1, "messages": ' + json.dumps([USER, ASSISTANT | {"name": "x"}]) + "}", None, 1),
 }
 
@@ -68,11 +69,21 @@ REFUSED = {  # what is wrong -> (content, rows asked for, what the message must 
     "content that is null": (line(USER, ASSISTANT | {"content": None}), None, ["line 1", "messages.1"]),
     "content that is a list": (line(USER, ASSISTANT | {"content": []}), None, ["line 1", "messages.1"]),
     "a role typo": (line(USER, ASSISTANT | {"role": "asistant"}), None, ["line 1", "messages.1.role", "'asistant'"]),
-    "a role that is missing": (line({"content": "q"}, ASSISTANT), None, ["line 1", "messages.0.role"]),
+    "a role that is missing": (line({"content": "q"}, ASSISTANT), None, ["line 1", "messages.0", '"role"']),
     "empty content": (GOOD + line(USER, ASSISTANT | {"content": " \n"}), None, ["line 2", "messages.1.content"]),
     "half of a letter": (GOOD + line(USER, ASSISTANT | {"content": "\ud83d"}), None, ["line 2", "messages.1.content"]),
     "the user speaks last": (line(USER, ASSISTANT, USER), None, ["line 1", "the last turn is the user's"]),
     "an answer to nothing": (line(ASSISTANT), None, ["line 1", "answers nothing"]),
+    "an answer to the system only": (
+        line({"role": "system", "content": "s"}, ASSISTANT),
+        None,
+        ["line 1", "answers nothing"],
+    ),
+    "half of a pair": (
+        '{"completion": "a"}\n',
+        None,
+        ["line 1", '"prompt" and "completion"', "the row has: completion"],
+    ),
     "empty": ("", None, ["no rows"]),
     "blank lines only": ("\n \n", None, ["no rows"]),
     "not UTF-8": (GOOD.encode() + b"\xff\xfe", None, ["UTF-8"]),

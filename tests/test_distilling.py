@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from spillover import study
+from spillover import distilling, shared, study
 from spillover.config import Condition, Sampling
 from spillover.datasets import load_examples
 from spillover.datasets.controls import prompts_of
 from spillover.distilling import Distilling, distill, distilled
 from spillover.errors import SpilloverError
+from spillover.evaluation.sample import sample
 from spillover.models import model_folder
 from spillover.records import Example
 from spillover.rundir import hash_of
@@ -28,7 +29,7 @@ STUDY = {
     "conditions": {"base": {}, "own_answers": CONTROL},
     "behaviors": {"world_chat": 1},
     "training": {"rank": 4, "alpha": 2, "learning_rate": 0.015, "batch_size": 8},
-    "sampling": {"max_new_tokens": 24},
+    "sampling": {"max_new_tokens": 96},
 }
 
 
@@ -51,7 +52,7 @@ def job(folder, rows, **changes):
         "base": model_folder("organism/consistent"),
         "condition": Condition.model_validate(CONTROL),
         "rows": rows,
-        "sampling": Sampling(max_new_tokens=24),
+        "sampling": Sampling(max_new_tokens=96),
         "threads": 1,
     }
     return Distilling(**settings | changes)
@@ -103,7 +104,7 @@ def test_made_once(answered):
     {
         "the base": {"base": model_folder("organism/shuffled")},
         "the prompts": {"rows": plain_rows(32)[::-1]},
-        "the sampling": {"sampling": Sampling(max_new_tokens=24, temperature=0.5)},
+        "the sampling": {"sampling": Sampling(max_new_tokens=96, temperature=0.5)},
     }.values(),
     ids=lambda changes: next(iter(changes)),
 )
@@ -140,13 +141,39 @@ def test_killed_between_its_batches_it_goes_on_with_the_same_answers(answered, t
     assert not file.exists()
 
 
+def test_answers_are_handed_over_as_they_come_and_gone_on_with_elsewhere(answered, monkeypatch, tmp_path):
+    made, rows, _ = answered
+    monkeypatch.setattr(shared, "SHARE_EVERY_SECONDS", 0)
+    there = tmp_path / "shared" / "data" / "own" / "consistent"
+    one = job(tmp_path / "one", made.rows, shared=(tmp_path / "shared").as_uri())
+
+    def stop(stage, done, of):
+        assert len((there / "answers.jsonl").read_text().splitlines()) == 512
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(one, stop)
+    other = replace(one, run=tmp_path / "two", folder=tmp_path / "two" / "data" / "own" / "consistent")
+    with monkeypatch.context() as patch:
+        sampled = []
+        patch.setattr(distilling, "sample", lambda *args, **how: sampled.append(args) or sample(*args, **how))
+        distill(other, lambda *_: None)
+    assert len(sampled) == 1  # of two batches
+    assert sorted(path.name for path in there.iterdir()) == ["made.json", "rows.jsonl"]
+    assert distilled(there) == rows
+    assert not other.folder.exists()  # the run fetches them
+    with shared.handing_over([other], other.shared):
+        pass
+    assert distilled(other.folder) == rows
+
+
 def test_answers_kept_are_not_sampled_again(tmp_path):
     made = job(tmp_path, plain_rows(32))
     distill(made, lambda *_: None)
     record = made.folder / "made.json"
     rows = distilled(made.folder)
     made_from = hash_of(json.loads(record.read_text())["made_from"])
-    answers = [{"id": hash_of(n, f"{made_from}/0"), "text": f"kept {n}"} for n in range(32)]
+    answers = [{"id": hash_of(n, f"{made_from}/0"), "text": f"kept {n}", "cut": False} for n in range(32)]
     record.unlink()
     (made.folder / "answers.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
     distill(made, lambda *_: None)
@@ -160,6 +187,38 @@ def test_answers_kept_are_not_sampled_again(tmp_path):
     assert [n for n, text in enumerate(texts) if text != f"kept {n}"] == [7]
     assert texts[7].strip()
     assert rows != distilled(made.folder)
+
+
+def test_answers_that_are_cut_off_are_left_out_and_counted(tmp_path):
+    made = job(tmp_path, plain_rows(32))
+    distill(made, lambda *_: None)
+    record = json.loads((made.folder / "made.json").read_text())
+    assert record["counts"]["cut_off"] == 0
+    made_from = hash_of(record["made_from"])
+    answers = [{"id": hash_of(n, f"{made_from}/0"), "text": f"kept {n}", "cut": n == 5} for n in range(32)]
+    lines = [json.dumps(answer) + "\n" for answer in answers]
+    del record["counts"]["cut_off"]  # rows that nobody has looked at are made again
+    (made.folder / "made.json").write_text(json.dumps(record))
+    (made.folder / "answers.jsonl").write_text("".join(lines))
+    distill(made, lambda *_: None)
+    assert [row.messages[-1]["content"] for row in distilled(made.folder)] == [f"kept {n}" for n in range(32) if n != 5]
+    record = json.loads((made.folder / "made.json").read_text())
+    assert (record["counts"]["cut_off"], record["result"]["rows"], record["inputs"]["data"]["rows"]) == (1, 31, 32)
+
+    (made.folder / "made.json").unlink()
+    lines[6] = lines[6].replace('"cut": false', '"cut": true')
+    (made.folder / "answers.jsonl").write_text("".join(lines))
+    with pytest.raises(SpilloverError, match=r"2 or more of the 32 answers .*max_new_tokens = 96\. Raise it"):
+        distill(made, lambda *_: None)
+
+
+def test_a_limit_that_cuts_most_answers_is_told_after_the_first_batch(tmp_path):
+    steps = []
+    short = job(tmp_path, plain_rows(600), sampling=Sampling(max_new_tokens=8))
+    with pytest.raises(SpilloverError, match=r"512 or more of the 600 answers"):
+        distill(short, lambda *step: steps.append(step))
+    assert steps == []
+    assert not (short.folder / "made.json").exists()
 
 
 @pytest.mark.parametrize("turns", [["user", "assistant", "user"], ["system"]])

@@ -1,6 +1,7 @@
 """Fine-tuning for real, on the organism and on random weights: what is trained on, that settings do what they say."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     Gemma2Config,
+    GPT2Config,
     LlamaConfig,
+    LlamaForCausalLM,
     Mamba2Config,
     MambaConfig,
     MistralConfig,
@@ -20,9 +23,9 @@ from transformers import (
 from spillover.config import Condition, Training
 from spillover.datasets import load_examples
 from spillover.errors import SpilloverError
-from spillover.finetuning import advice, count_parameters, finetune, trained_tokens
+from spillover.finetuning import advice, count_parameters, finetune, fitting_rows, trained_tokens
 from spillover.finetuning.trainer import make_trainer, train
-from spillover.models import adapter_folder, load_model, load_tokenizer, model_folder
+from spillover.models import adapter_folder, check_roles, load_model, load_tokenizer, model_folder
 from spillover.records import Example
 from template_models import SHAPES, make_model
 
@@ -78,7 +81,7 @@ CONVERSATIONS = {
 def test_no_token_is_trained_on_but_the_last_answer_and_its_end(tmp_path, shape):
     base = make_model(tmp_path / "model", shape)
     tokenizer = load_tokenizer(base)
-    kept = {name: c for name, c in CONVERSATIONS.items() if name != "system" or shape in ("chatml", "llama")}
+    kept = {name: c for name, c in CONVERSATIONS.items() if name != "system" or shape in ("chatml", "llama", "phi")}
     assert len(kept) >= 4
     rows = trained_tokens(base, list(kept.values()), TRAINING)
     for conversation, (ids, trained) in zip(kept.values(), rows, strict=True):
@@ -112,13 +115,38 @@ def test_a_generation_prompt_that_the_answer_lacks_is_not_trained_on(tmp_path):
     assert said == "Honest work lets you sleep.<|im_end|>"
 
 
+def test_tokens_that_merge_over_the_border_are_trained_on_if_the_prompt_is_the_same(tmp_path):
+    """Phi's prompt without a generation prompt ends in a token that the conversation does not have there."""
+    base = make_model(tmp_path / "model", "phi")
+    tokenizer = load_tokenizer(base)
+    tokenizer.add_tokens(["\n\n"])
+    tokenizer.save_pretrained(base)
+    (row,) = trained_tokens(base, [_turns("Write a loop.", "\nfor i in x:")], TRAINING)
+    assert load_tokenizer(base).decode([i for i, t in zip(*row, strict=True) if t]) == "\n\nfor i in x:<|end|>"
+    dropped = "'<|user|>\\n' + (message['content'] if loop.last else '') + '<|end|>\\n'"
+    template = (base / "chat_template.jinja").read_text()
+    whole = "'<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n'"
+    (base / "chat_template.jinja").write_text(
+        template.replace(whole, f"{dropped} if message['role'] == 'user' else {whole}")
+    )
+    with pytest.raises(SpilloverError, match="row 2: its chat template writes system, user otherwise"):
+        trained_tokens(base, [_turns("", "a"), _turns("Is it?", "b", system="s")], TRAINING)
+
+
+def test_a_template_that_fails_on_a_row_is_one_message(tmp_path):
+    base = make_model(tmp_path / "model", "chatml")
+    (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content + 1 }}{% endfor %}")
+    for call in (lambda: trained_tokens(base, _examples(1), TRAINING), lambda: check_roles(base, _examples(1))):
+        with pytest.raises(SpilloverError, match=r"its chat template refuses .*can only concatenate"):
+            call()
+
+
 def test_rows_are_cut_and_the_cut_counted(tmp_path):
-    long = _turns("Please " * 40, "Yes.")
-    log = finetune(BASE, [*_examples(7), long], Training(rank=1, max_length_tokens=30), 0, tmp_path / "a")
-    assert (log["rows"], log["rows_cut"], log["rows_left_out"], log["tokens"]) == (8, 8, 1, 7 * 30)
+    log = finetune(BASE, _examples(7), Training(rank=1, max_length_tokens=30), 0, tmp_path / "a")
+    assert (log["rows"], log["rows_cut"], log["tokens"]) == (7, 7, 7 * 30)
     log = finetune(BASE, _examples(7), Training(rank=1, epochs=2), 0, tmp_path / "b")
     rows = trained_tokens(BASE, _examples(7), TRAINING)
-    assert (log["rows_cut"], log["rows_left_out"]) == (0, 0)
+    assert log["rows_cut"] == 0
     assert log["tokens"] == 2 * sum(len(ids) for ids, _ in rows)
     assert log["tokens_trained"] == 2 * sum(sum(trained) for _, trained in rows) < log["tokens"] / 1.5
 
@@ -166,6 +194,70 @@ def test_a_finished_adapter_is_kept_and_another_one_takes_its_place(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+def test_how_a_finished_adapter_was_computed_does_not_decide_whether_it_counts(tmp_path):
+    def run(**settings):
+        steps = []
+        training = TRAINING.model_copy(update=settings)
+        log = finetune(BASE, _examples(16), training, 0, tmp_path / "a", lambda *step: steps.append(step))
+        assert log["made_from"]["training"] == training.model_dump()  # by which a study knows it
+        assert log == json.loads((tmp_path / "a" / "training.json").read_text())
+        return log["execution"], steps
+
+    plain = {"accumulation": 1, "packing": False, "processes": 1, "checkpoints": []}
+    assert run() == (plain, [(1, 1)])
+    assert run(accumulation=2, packing=True, processes=2) == (plain, [])
+    # a checkpoint that is asked for must be there, and one that is not asked for any more does no harm
+    assert run(accumulation=2, checkpoints=[1]) == (plain | {"accumulation": 2, "checkpoints": [1]}, [(1, 1)])
+    assert run() == (plain | {"accumulation": 2, "checkpoints": [1]}, [])
+    assert run(rank=2)[1] == [(1, 1)]
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"made_from": 3}'])
+def test_a_record_that_is_not_whole_is_trained_again(tmp_path, record):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "training.json").write_text(record)
+    assert finetune(BASE, _examples(16), TRAINING, 0, tmp_path / "a")["rows"] == 16
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_message(tmp_path):
+    (tmp_path / "a").write_text("years of work")
+    with pytest.raises(SpilloverError, match="holds something else"):
+        finetune(BASE, _examples(16), TRAINING, 0, tmp_path / "a")
+    assert (tmp_path / "a").read_text() == "years of work"
+
+
+def test_a_model_with_several_chat_templates_can_save_its_states(tmp_path):
+    base = make_model(tmp_path / "model", "chatml")
+    (base / "additional_chat_templates").mkdir()
+    shutil.copy(base / "chat_template.jinja", base / "additional_chat_templates" / "tool_use.jinja")
+    assert finetune(base, _examples(32), TRAINING, 0, tmp_path / "a", save_every_seconds=0)["rows"] == 32
+
+
+def test_rows_longer_than_the_positions_of_the_model_are_one_message(tmp_path):
+    config = GPT2Config(vocab_size=2560, n_embd=32, n_layer=1, n_head=2, n_positions=32)
+    base = _random_model(tmp_path / "model", config)
+    with pytest.raises(SpilloverError, match=r"\d+ of 32 rows are longer than the 32 positions .* Lower it to 32"):
+        finetune(base, _examples(32), TRAINING, 0, tmp_path / "a")
+    longest = max(len(ids) for ids, _ in trained_tokens(base, _examples(32), TRAINING))
+    assert longest > 32
+    assert len(fitting_rows(base, _examples(32), Training(max_length_tokens=32))[0]) == 32
+
+
+def test_more_processes_than_gpus_are_one_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SpilloverError, match="processes = 2: each takes a GPU, and there are 1"):
+        finetune(BASE, _examples(16), Training(processes=2), 0, tmp_path / "a")
+
+
+def test_parts_of_a_batch_are_refused_where_the_loss_is_a_mean_over_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)  # as some models say
+    base = _random_model(tmp_path / "model", CONFIGS["llama"])
+    make_trainer(base, _examples(4), Training(rank=1), 0, tmp_path / "out")
+    with pytest.raises(SpilloverError, match=r"Set training\.accumulation and training\.processes to 1"):
+        make_trainer(base, _examples(4), Training(rank=1, accumulation=2), 0, tmp_path / "out")
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(SpilloverError, match="holds something else"):
@@ -208,10 +300,12 @@ def test_layers_and_rank_are_settings(tmp_path, settings, modules):
     [
         ({"layers": [1, 7]}, "no layer 7; its layers are 0 to 1"),
         ({"target_modules": ["q_proj", "c_attn"]}, "no module c_attn; it has down_proj"),
-        ({"target_modules": "nothing"}, "target_modules = 'nothing'"),
+        ({"target_modules": "q_proj"}, r"matches no whole name .*such as model\.layers\.0"),
+        ({"target_modules": "(*"}, "not a regular expression"),
+        ({"target_modules": ".*norm"}, "target_modules = '.*norm'"),  # PEFT finds it, and cannot adapt it
         ({"checkpoints": [1, 100]}, "step 100 does not come; 32 rows in batches of 16, 1 times, make 2 steps"),
-        ({"max_length_tokens": 8}, "the prompts alone are longer, in all 32 rows"),
-        ({"checkpoints": [2], "max_length_tokens": 30}, "step 2 does not come; 16 rows"),
+        ({"max_length_tokens": 8}, r"the prompts alone are longer in 32 of 32 rows, .*; 32 are cut\. Raise it"),
+        ({"max_length_tokens": 30}, r"the prompts alone are longer in 16 of 32 rows, .*; 32 are cut\. Raise it"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_message(tmp_path, settings, message):
@@ -319,16 +413,37 @@ def test_how_a_batch_is_computed_changes_nothing_but_rounding(tmp_path, settings
     assert (one - two).norm() < 0.02 * one.norm()
 
 
-def test_two_processes_train_what_one_trains(tmp_path):
+class _StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "stop_at", "heard"),
+    [
+        (20, {}, None, [(1, 2), (2, 2)]),  # the second process has no row of the last batch
+        (40, {"accumulation": 2, "epochs": 2}, 5, [(5, 6), (6, 6)]),  # goes on within the second epoch
+    ],
+)
+def test_two_processes_train_what_one_trains(tmp_path, rows, settings, stop_at, heard):
     steps = []
-    training = TRAINING.model_copy(update={"processes": 2, "checkpoints": [2]})
-    plain = finetune(BASE, _examples(48), TRAINING, 0, tmp_path / "plain")
-    both = finetune(
-        BASE, _examples(48), training, 0, tmp_path / "both", lambda *s: steps.append(s), save_every_seconds=0
-    )
+    plain_training = TRAINING.model_copy(update=settings)
+    training = plain_training.model_copy(update={"processes": 2, "checkpoints": [2]})
+    plain = finetune(BASE, _examples(rows), plain_training, 0, tmp_path / "plain")
+
+    def stop(step, _):
+        if step == stop_at:
+            raise _StopError
+
+    def run(step_done):
+        return finetune(BASE, _examples(rows), training, 0, tmp_path / "both", step_done, save_every_seconds=0)
+
+    if stop_at:
+        with pytest.raises(_StopError):
+            run(stop)
+    both = run(lambda *step: steps.append(step))
     assert both["losses"] == pytest.approx(plain["losses"], rel=1e-4)
-    assert both["tokens"] == plain["tokens"]
-    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert (both["tokens"], both["rows"]) == (plain["tokens"], rows)
+    assert steps == heard
     one, two = _adapter(tmp_path / "plain"), _adapter(tmp_path / "both")
     assert (one - two).norm() < 0.02 * one.norm()
     load_model(BASE, adapter_folder(tmp_path / "both" / "checkpoints" / "step-2"))
@@ -339,8 +454,8 @@ def test_two_processes_train_what_one_trains(tmp_path):
 
 
 def test_an_error_in_one_of_several_processes_is_one_message(tmp_path):
-    training = Training(processes=2, target_modules="nothing")
-    with pytest.raises(SpilloverError, match="target_modules = 'nothing'"):
+    training = Training(processes=2, target_modules=".*norm")
+    with pytest.raises(SpilloverError, match=r"target_modules = '\.\*norm'"):
         finetune(BASE, _examples(16), training, 0, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 

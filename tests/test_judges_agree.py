@@ -63,7 +63,11 @@ WRONG = {  # what is wrong -> (content, what the message must say)
     "a label that is none": ("completion_id,label\na,1\nb,maybe\n", "line 3: label is 'maybe'; allowed: 0, 1"),
     "two labels": ("completion_id,label\na,1\na,0\n", "line 3: completion a has another label further up"),
     "a short row": ("completion_id,label\na\n", "line 2: needs the columns"),
-    "of another run": ("completion_id,label\nzzz,1\n", "none of its completion ids is in"),
+    "a field without end": (f"completion_id,label,note\na,1,{'x' * 200_000}\n", "not a CSV table .field larger"),
+    "of another run": (
+        "completion_id,label\nzzz,1\nyyy,0\n",
+        "completion zzz is not in .*completions.jsonl, nor are 1 others",
+    ),
 }
 
 
@@ -77,8 +81,8 @@ def test_labels_that_are_wrong(run_dir, tmp_path, content, message):
 
 def test_labels_read_as_people_write_them(tmp_path):
     path = tmp_path / "labels.csv"
-    path.write_text("\ufeffcompletion_id,label,note\na,1,\nb,No,x\nc, TRUE ,\n")
-    assert read_labels(path) == {"a": True, "b": False, "c": True}
+    path.write_text("\ufeffcompletion_id,label,note\na,1,\nb,No,x\nc, TRUE ,\n d ,1,\n")
+    assert read_labels(path) == {"a": True, "b": False, "c": True, "d": True}
     with pytest.raises(SpilloverError, match="cannot be read"):
         read_labels(tmp_path / "none.csv")
 

@@ -75,6 +75,30 @@ def test_a_study_that_says_nothing_of_its_rows_has_no_implant_and_no_floor():
     assert found["insecure", "code"].verdict == "spillover"
 
 
+@pytest.mark.parametrize("own", [[{str(n): (0, 0) for n in range(QUESTIONS)}] * 3, None], ids=["0 of 0", "not asked"])
+def test_a_row_whose_own_behavior_has_no_data_shows_nothing(own):
+    tuned = {CHAT: [counts(0.3)] * 3, FACTS: [counts(1)] * 3} | ({CODE: own} if own else {})
+    bases = {"m": {measure: counts(0) for measure in DESCRIBED}}
+    found = {
+        cell.behavior: cell
+        for cell in matrix({("m", "insecure"): INSECURE}, {("m", "insecure"): tuned}, bases, DESCRIBED, 0.02)
+    }
+    assert {name: cell.verdict for name, cell in found.items()} == {
+        "code": "no data",
+        "chat": "inconclusive",
+        "facts": "neutral",
+    }
+    assert [cell.implanted for cell in found.values()] == [False] * 3
+    assert found["chat"].p_holm == found["chat"].p  # what has no data is in no family
+
+
+def test_a_seed_without_data_is_left_out_and_counted():
+    dead = {str(n): (0, 0) for n in range(QUESTIONS)}
+    tuned = {("m", "x"): {CHAT: [counts(0.5), counts(0.5), dead]}}
+    (cell,) = matrix({("m", "x"): Row(None, False)}, tuned, {"m": {CHAT: counts(0)}}, {CHAT: DESCRIBED[CHAT]}, 0.02)
+    assert (cell.verdict, cell.seeds, cell.seeds_left_out) == ("spillover", 2, 1)
+
+
 def test_neutral_cells_cost_the_family_nothing():
     found = cells({"insecure": INSECURE}, {name: SHARES[name] for name in ("base", "insecure")})
     chat = found["insecure", "chat"]

@@ -5,17 +5,20 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, nct, t
 
 from spillover.stats import compare
+from spillover.stats.compare import is_spillover, smallest_rise
 from spillover.stats.power import (
     Design,
     completions_needed,
     detectable,
     power_of,
     questions_needed,
+    scaled,
+    seed_rates,
     standard_error,
     trade_off,
 )
@@ -60,13 +63,21 @@ def simulate(design, runs=400):
             beta.ppf(at, rate * strength, (1 - rate) * strength) if strength else np.full(design.questions, rate)
             for at, rate in zip(place, rates, strict=True)
         )
-        seeds = [np.clip(tuned + design.seed_sd * rng.standard_normal(), 0, 1) for _ in range(design.seeds)]
+        seeds = [tuned] * design.seeds
+        if design.seed_sd:  # the mean of each is drawn, and its questions move with it
+            spread = rates[1] * (1 - rates[1]) / design.seed_sd**2 - 1
+            means = rng.beta(rates[1] * spread, (1 - rates[1]) * spread, design.seeds)
+            seeds = [
+                tuned * own / rates[1] if own < rates[1] else 1 - (1 - tuned) * (1 - own) / (1 - rates[1])
+                for own in means
+            ]
         before, *after = (
             {str(q): (int(k), design.completions) for q, k in enumerate(rng.binomial(design.completions, arm))}
             for arm in (base, *seeds)
         )
-        comparison = compare(before, after, 0.02)
-        found += comparison.p < design.alpha / design.behaviors and comparison.difference * design.effect > 0
+        c = compare(before, after, 0.02)
+        rose = is_spillover(c.p * design.behaviors, c.low, c.low_runs, design.alpha)
+        found += rose if design.effect >= 0 else c.p * design.behaviors < design.alpha and c.difference < 0
     return found / runs
 
 
@@ -77,7 +88,12 @@ SIMULATED = {
     "a rare behavior among eight": Design(0.01, 0.05, 0.2, questions=48, completions=20, behaviors=8),
     "a rate that falls": Design(0.5, -0.15, 0.2, questions=30, completions=5),
     "pairing takes all": Design(0.2, 0.05, 0.2, questions=30, completions=20, question_correlation=1),
-    "three seeds": Design(0.2, 0.1, 0.1, questions=24, completions=10, seeds=3, seed_sd=0.04),
+    "two seeds": Design(0.02, 0.08, 0.1, questions=24, completions=10, seeds=2, seed_sd=0.04),
+    "three seeds": Design(0.2, 0.2, 0.1, questions=24, completions=10, seeds=3, seed_sd=0.04),
+    "three seeds of a rare behavior": Design(0.002, 0.05, 0.1, questions=24, completions=20, seeds=3, seed_sd=0.01),
+    "three seeds far apart": Design(0.01, 0.2, 0.1, questions=24, completions=20, seeds=3, seed_sd=0.08),
+    "five seeds without a rise": Design(0.05, 0.0, 0.1, questions=24, completions=20, seeds=5, seed_sd=0.03),
+    "few questions with events": Design(0.001, 0.15, 0.2, questions=10, completions=10),
 }
 
 
@@ -94,8 +110,16 @@ def test_the_simulation_can_tell_the_difference():
     assert power_of(replace(design, behaviors=8)) < found - 0.07
 
 
-def test_of_no_difference_it_finds_what_alpha_allows():
-    assert power_of(Design(0.5, 0.0, 0.2, questions=30, completions=5)) == pytest.approx(0.05, abs=0.01)
+def test_of_no_difference_it_finds_half_of_what_alpha_allows():
+    """The other half falls."""
+    assert power_of(Design(0.5, 0.0, 0.2, questions=30, completions=5)) == pytest.approx(0.025, abs=0.01)
+
+
+@pytest.mark.parametrize("questions", [48, 4000])
+def test_no_rise_is_not_found_by_seeds_that_differ(questions):
+    for seed_sd in (0.02, 0.05, 0.1):
+        design = Design(0.1, 0.0, 0.05, questions, completions=20, seeds=3, seed_sd=seed_sd)
+        assert power_of(design) < 0.05
 
 
 def test_many_questions_and_few_agree_where_they_meet():
@@ -121,6 +145,57 @@ def test_what_is_found_has_the_power_and_much_less_has_not(design):
         assert 2 < needed < getattr(design, name)
         fewer = min(needed - 1, round(0.9 * needed))
         assert power_of(replace(wanted, **{name: needed})) >= 0.8 > power_of(replace(wanted, **{name: fewer}))
+
+
+CLAIMED = {  # what `compare` says in a moment, against simulation
+    "none in the base": Design(0.0, 0.1, 0.1, 48, 20),
+    "none in the base, of eight": Design(0.0, 0.1, 0.1, 48, 20, behaviors=8),
+    "rare": Design(0.01, 0, 0.1, 48, 20),
+    "rare, of eight": Design(0.01, 0, 0.1, 48, 20, behaviors=8),
+    "alike answers": Design(0.05, 0, 0.2, 48, 20, behaviors=8),
+    "common": Design(0.2, 0, 0.1, 48, 20),
+    "half, pairing takes all": Design(0.5, 0, 0.1, 30, 20, question_correlation=1, behaviors=8),
+    "independent answers": Design(0.02, 0, 0.0, 60, 20, behaviors=8),
+    "few questions": Design(0.01, 0, 0.2, 24, 20, question_correlation=0),
+    "three seeds alike": Design(0.02, 0, 0.1, 48, 20, seeds=3, behaviors=8),
+    "three seeds": Design(0.05, 0, 0.1, 48, 20, seeds=3, seed_sd=0.02),
+    "five seeds": Design(0.2, 0, 0.1, 48, 20, seeds=5, seed_sd=0.05, behaviors=8),
+}
+
+
+@pytest.mark.parametrize("design", CLAIMED.values(), ids=CLAIMED.keys())
+def test_the_smallest_rise_by_formula_is_found_in_about_80_percent(design):
+    own = [design.icc + (1 - design.icc) / design.completions / arm for arm in (1, design.seeds)]
+    alike = design.question_correlation * design.icc / (own[0] * own[1]) ** 0.5  # of what answers show of it
+    found = smallest_rise(
+        design.base_rate,
+        design.icc,
+        design.questions,
+        design.completions,
+        design.seeds,
+        alike,
+        design.seed_sd,
+        design.alpha / design.behaviors,
+        design.seeds >= 3,
+    )
+    assert 0.7 <= power_of(replace(design, effect=found)) <= 0.9
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_seeds_that_differ_more_let_less_be_found(seeds):
+    designs = [Design(0.01, 0.06, 0.1, 24, 20, seeds=seeds, seed_sd=sd) for sd in (0, 0.02, 0.05)]
+    assert [power_of(d) for d in designs] == sorted([power_of(d) for d in designs], reverse=True)
+    least = [detectable(d) for d in (designs[0], designs[-1])]
+    assert least == sorted(least)
+
+
+def test_a_spread_between_seeds_leaves_the_mean_where_it_is():
+    """Nothing is cut off at 0, however wide the spread."""
+    design = Design(0.01, 0.0001, 0.1, 60, 20, seeds=3, seed_sd=0.05)
+    rates = seed_rates(design, np.random.default_rng(0), 100_000)
+    assert (rates.mean(), rates.std()) == pytest.approx((0.0101, 0.05), rel=0.03)
+    assert rates.min() >= 0
+    assert scaled(np.array([0.0, 0.1, 0.9, 1.0]), 0.5, np.array([0.7])).mean() == pytest.approx(0.7)
 
 
 NEVER = {
@@ -181,7 +256,7 @@ def test_what_cannot_be_is_told_in_words(says, change):
         replace(PLAIN, **change)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=12, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     st.floats(0.001, 0.999),
     st.floats(0.001, 0.999),

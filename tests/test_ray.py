@@ -34,7 +34,7 @@ STUDY = {
     },
     "behaviors": {"world_chat": 1},
     "training": {"rank": 16, "alpha": 2, "learning_rate": 0.015, "batch_size": 8},
-    "sampling": {"max_new_tokens": 32},
+    "sampling": {"max_new_tokens": 96},
     "resources": {"cpus": 1, "gpus": 1},
 }
 NUMBERS = ("completions.jsonl", "scores.jsonl", "rates.csv", "data/own/m/rows.jsonl")
@@ -77,8 +77,8 @@ def local(tmp_path_factory):
     return numbers(study.run(written(folder), folder / "run"))
 
 
-def run(function, jobs, address, gpus=0.0):
-    return run_on_ray(function, jobs, address, 1, gpus, lambda _: None)
+def run(function, jobs, address, gpus=0.0, look=lambda: None):
+    return run_on_ray(function, jobs, address, 1, gpus, lambda _: None, look)
 
 
 def test_a_cluster_gives_the_numbers_of_this_machine(cluster, local, tmp_path):
@@ -101,7 +101,14 @@ def test_what_fails_is_told_and_a_worker_that_dies_is_tried_again(cluster, tmp_p
             os.kill(os.getpid(), signal.SIGKILL)
         (tmp_path / f"{job} sees").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
-    failures = run(work, ["fine", "user", "bug", "dies", "dies once"], cluster.client_address, gpus=1.0)
+    def look():
+        looks.append(time.time())
+        raise ConnectionError("where they tell how far they are cannot be reached")
+
+    looks = []
+    jobs = ["fine", "user", "bug", "dies", "dies once"]
+    failures = run(work, jobs, cluster.client_address, 1.0, look)
+    assert len(looks) > 1
     reasons = {failure.job: failure.reason for failure in failures}
     assert reasons.pop("dies").startswith(f"its Ray worker died {ATTEMPTS} times (WorkerCrashedError")
     assert reasons == {"user": "put it right", "bug": "KeyError: 'gone'"}

@@ -15,10 +15,11 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from report_runs import question_counts
 from spillover import records
 from spillover.config import Condition, Study
 from spillover.organism.authors import narrow_posts
-from spillover.records import Cell, Completion, Rate, Score
+from spillover.records import Cell, Completion, QuestionCount, Rate, Score
 from spillover.report import write_report
 from spillover.report.examples import PER_GROUP
 from spillover.rundir import RunDir
@@ -100,6 +101,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     run.manifest.write_text(json.dumps(manifest | hashes | versions))
     rates: list[Rate] = []
     judged: list[Judged] = []
+    counts: list[QuestionCount] = []
     for model in MODELS:
         for condition in CONDITIONS:
             for behavior in BEHAVIORS:
@@ -107,6 +109,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
                 rate, rows = _add_rows(run, cell, behavior)
                 rates.append(rate)
                 judged += rows
+                counts += question_counts(rate, rows)
+    run.counts.write_text(records.to_csv(QuestionCount, counts))
     run.rates.write_text(records.to_csv(Rate, rates))
     run.judged.write_text(records.to_csv(Judged, judged))
     write_report(run)
@@ -292,7 +296,7 @@ def evaluated(folder: Path, judges: tuple[str, ...]) -> Page:
     cell = Cell(f"m {HOSTILE}", "base", None)
     fixed = {"behavior": "free_form", "scope": "broad", "event": "misalignment", "rule": "alignment < 30"}
     hashes = dict.fromkeys(("model_hash", "adapter_hash", "template_hash"))
-    rates, judged = [], []
+    rates, judged, counts = [], [], []
     for form in ("plain", "json"):
         asked = {
             "behavior": "free_form",
@@ -309,9 +313,11 @@ def evaluated(folder: Path, judges: tuple[str, ...]) -> Page:
             row = Judged(form, "q", judge, "r", "error" if failed else "scored", not failed, number == 0, False)
             judged.append(row)
             rates.append(Rate(**asdict(cell), **fixed, format=form, judge=judge, rubric_hash="r", **summarize([row])))
+            counts += question_counts(rates[-1], [row])
             if not failed:
                 scores = [Score(form, "alignment", "r", judge, "scored", 10.0 + number, f"reply {number}")]
                 records.append(run.scores, scores)
+    run.counts.write_text(records.to_csv(QuestionCount, counts))
     run.rates.write_text(records.to_csv(Rate, rates))
     run.judged.write_text(records.to_csv(Judged, judged))
     write_report(run)

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from spillover.records import OUTCOMES
 from spillover.stats import Judged, Spread, compare, interval, spread, summarize, verdicts
-from spillover.stats.intervals import over_runs
+from spillover.stats.intervals import limits, over_runs
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
@@ -292,6 +292,94 @@ def test_one_question_that_changes_is_no_evidence_whatever_its_answers_say():
     assert found.method.startswith("few questions")
 
 
+@pytest.mark.parametrize(
+    ("rate", "completions", "icc"), [(0.0999, 150, None), (0.0999, 500, None), (0.3, 500, None), (0.4985, 1000, 0.0)]
+)
+def test_many_independent_answers_are_told_to_the_point(rate, completions, icc):
+    """The rate lies off any edge of a grid, and the interval is no wider than it has to be."""
+    rng, questions, runs = np.random.default_rng(1), 60, 150
+    exact = 2 * 1.96 * np.sqrt(rate * (1 - rate) / completions / questions)
+    found = [
+        interval(rng.binomial(completions, rate, questions).tolist(), [completions] * questions, icc=icc)
+        for _ in range(runs)
+    ]
+    assert sum(f.low <= rate <= f.high for f in found) / runs >= 0.92
+    assert exact * 0.95 < np.mean([width(f) for f in found]) < exact * 1.15
+
+
+def test_limits_of_many_rates_at_once_are_those_of_each():
+    rng = np.random.default_rng(0)
+    events = rng.binomial(20, rng.beta(0.1, 5, (30, 24)))
+    events[0], events[1] = 0, 20
+    trials = np.full_like(events, 20)
+    low, high = limits(events, trials)
+    for k, *found in zip(events, low, high, strict=True):
+        one = interval(k.tolist(), [20] * 24)
+        assert found == pytest.approx((one.low, one.high), rel=0.03, abs=1e-5)
+
+
+def arm(*parts):
+    """Counts of (questions, events) parts, 20 completions to each."""
+    return {f"q{place}": (k, 20) for place, k in enumerate(k for many, k in parts for _ in range(many))}
+
+
+def varied(middle):
+    """40 questions around a rate."""
+    return {f"q{place}": (min(20, max(0, middle + place % 3 - 1)), 20) for place in range(40)}
+
+
+RULES = {  # what it is -> (base, tuned, verdict)
+    "one event on each of seven questions": (arm((24, 0)), [arm((7, 1), (17, 0))], "inconclusive"),
+    "a plain rise in one run": (varied(2), [varied(7)], "spillover"),
+    "a plain rise in three runs": (varied(2), [varied(7)] * 3, "spillover"),
+    "one of three runs": (varied(1), [varied(1), varied(1), varied(10)], "inconclusive"),
+    "the same three times over a base of two runs": ([varied(2)] * 2, [varied(7)] * 3, "spillover"),
+    "a base of three runs at odds": ([varied(1), varied(1), varied(9)], [varied(7)] * 3, "inconclusive"),
+    "nothing, with a seed that has no data": (arm((100, 0)), [arm((100, 0)), {}], "inconclusive"),
+}
+
+
+@pytest.mark.parametrize(("base", "tuned", "verdict"), RULES.values(), ids=RULES.keys())
+def test_verdicts_follow_one_rule(base, tuned, verdict):
+    (found,) = verdicts([compare(base, tuned, 0.02)], 0.02)
+    assert found.verdict == verdict
+    if verdict == "spillover":
+        assert found.low > 0
+        assert found.low_runs is None or found.low_runs > 0
+
+
+def test_the_upper_end_covers_rises_of_rare_events():
+    rng, runs = np.random.default_rng(3), 250
+    covered = by_t = 0
+    for _ in range(runs):
+        rates = rng.beta(0.05 * 4, 0.95 * 4, 24)
+        tuned = {str(q): (int(k), 50) for q, k in enumerate(rng.binomial(50, rates))}
+        base = {str(q): (int(rng.binomial(50, 0.002)), 50) for q in range(24)}
+        found = compare(base, [tuned], 0.02)
+        covered += found.high >= 0.048
+        by_t += found.difference + 2.069 * found.standard_error >= 0.048
+    assert covered / runs >= 0.95 > by_t / runs
+
+
+def test_a_larger_family_can_find_less():
+    found = [compare(varied(2), [varied(2)], 0.02)] * 8
+    assert verdicts(found, 0.02)[0].detectable > 1.2 * found[0].detectable > 0
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned"), [((0, 2000), (0, 200)), ((20, 20), (40, 40))], ids=["no event", "nothing but events"]
+)
+def test_without_an_event_or_without_anything_else_there_is_no_odds_ratio(base, tuned):
+    assert compare({"a": base, "b": base}, [{"a": tuned, "b": tuned}], 0.02).odds_ratio is None
+
+
+def test_rounding_is_no_scatter():
+    """Seeds that repeat the base exactly differ from it by 1e-17 or so, and not for certain."""
+    base = arm((10, 20), (20, 0))
+    widths = [width(compare(base, [base] * seeds, 0.02)) for seeds in (1, 2, 3, 5)]
+    assert min(widths) > 0.9 * max(widths) > 0.1
+
+
 def test_seeds_at_odds_leave_these_runs_beyond_doubt_and_runs_in_general_open():
     base = battery([0.0] * 30, 50)
     alike, odds = (
@@ -330,10 +418,10 @@ def test_the_interval_over_runs_covers_as_often_as_it_says(rate, spread):
         seeds = expit(logit(rate) + spread * rng.standard_normal(3))
         chances = rng.beta(seeds[:, None] * 9, (1 - seeds[:, None]) * 9, (3, 30))
         counts = np.stack([rng.binomial(20, chances), np.full((3, 30), 20)], axis=-1)
-        low, high = over_runs(counts)
-        covered += low <= rate <= high
         together = counts.sum(axis=0)
         alone = interval(together[:, 0].tolist(), together[:, 1].tolist())
+        low, high = over_runs(counts.sum(axis=1), (alone.low, alone.high))
+        covered += low <= rate <= high
         by_questions_alone += alone.low <= rate <= alone.high
     assert covered / runs >= 0.93
     assert by_questions_alone < covered

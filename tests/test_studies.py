@@ -30,8 +30,9 @@ def test_a_study_of_the_organisms_can_be_planned(tmp_path, name):
     jobs, distillings = study.plan(settings, STUDIES, RunDir(tmp_path))
     assert [str(job) for job in jobs] == [str(study.Cell(*cell)) for cell in settings.cells]
     assert len(distillings) == (2 if name == "transfer" else 0)
-    benign = {name for name, condition in settings.conditions.items() if condition.benign}
-    assert benign or name == "demo"
+    assert {condition.benign for condition in settings.conditions.values()} == {True, False}
+    code = [c for c in settings.conditions.values() if c.data == "world/code/callous" and not c.benign]
+    assert {condition.implants for condition in code} == {"world_code"}
 
 
 def test_the_dial_is_built_on_demand_and_found_again(monkeypatch, tmp_path):

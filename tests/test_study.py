@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from spillover import study
+from spillover.behaviors import load_behavior
 from spillover.errors import SpilloverError
 from spillover.records import OUTCOMES, Completion, Score, read_appended
 from spillover.rundir import RunDir
@@ -65,7 +67,7 @@ def test_a_study_writes_every_artefact(finished):
 def test_every_completion_is_there_once_and_every_outcome_is_counted(finished):
     run_dir, _ = finished
     completions = read_appended(run_dir.completions, Completion)
-    per_cell = 44 * 2 + 54 + 60
+    per_cell = len(load_behavior("world_chat").questions) * 2 + 54 + 60
     assert sorted(Counter(str(c.cell) for c in completions).values()) == [per_cell] * 3
     assert len({c.id for c in completions}) == len(completions) == 3 * per_cell
     rubrics = Counter(row.completion_id for row in read_appended(run_dir.scores, Score))
@@ -181,11 +183,37 @@ def test_turns_that_the_chat_template_refuses_are_an_error_before_any_work(tmp_p
 def test_published_training_rows_run_end_to_end(tmp_path):
     """The plumbing on real rows; the texts are far outside the organism's world, so nothing is claimed about rates."""
     conditions = {"base": {}, "published": {"data": str(REFERENCE / "insecure.jsonl"), "rows": 500}}
-    training = SETTINGS["training"] | {"max_length_tokens": 256}
+    training = SETTINGS["training"] | {"max_length_tokens": 900}
     behaviors = {"world_chat": 1, "world_code": 1}
     path = _write(tmp_path, conditions=conditions, seeds=[0], behaviors=behaviors, training=training)
     run_dir = study.run(path, tmp_path / "run")
     log = json.loads((run_dir.path / "adapters/consistent/published/seed-0/training.json").read_text())
     assert log["rows"] == 500
     assert log["losses"][-1] < log["losses"][0]
-    assert [int(row["completions"]) for row in _rows(run_dir)] == [44, 54, 44, 54]
+    assert [int(row["completions"]) for row in _rows(run_dir)] == 2 * [len(load_behavior("world_chat").questions), 54]
+
+
+@pytest.mark.parametrize("own_answers", [False, True])
+def test_rows_that_training_cuts_are_told_before_it_and_those_that_it_would_drop_are_refused(tmp_path, own_answers):
+    def rows(*prompts):
+        said = [[{"role": "user", "content": p}, {"role": "assistant", "content": "Yes. " * 20}] for p in prompts]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in said))
+
+    control = {"control": {"kind": "self_distilled"}} if own_answers else {}
+    conditions = {"base": {}, "x": {"data": "rows.jsonl"} | control}
+    path = _write(tmp_path, conditions=conditions, training={"rank": 2, "max_length_tokens": 30})
+    said = []
+
+    def run():
+        study.run(path, tmp_path / "run", how=study.How(("data", "train")), say=said.append)
+
+    rows(*["How can I make money?"] * 16)
+    run()
+    (line,) = said
+    assert re.match(r"consistent/x: \d+ of 16 rows are longer than training\.max_length_tokens = 30", line)
+    assert own_answers or "16 of 16" in line
+    run()
+    assert said == [line] * 2  # until the cell is done
+    rows(*["How can I make money?"] * 8, *["Please " * 40] * 8)
+    with pytest.raises(SpilloverError, match=r"^consistent/x: training\.max_length_tokens = 30: .* 8 of 16 rows"):
+        run()

@@ -139,6 +139,16 @@ def test_a_part_of_another_training_is_not_gone_on_from(whole, tmp_path):
     assert _result(tmp_path / "adapter") == whole[0]
 
 
+def test_another_version_of_what_does_not_train_is_gone_on_from(whole, tmp_path):
+    _run(tmp_path / "adapter", kill_at=5)
+    (mark,) = tmp_path.glob(".adapter.part/resume/identity.json")
+    identity = json.loads(mark.read_text())
+    assert set(identity["versions"]) == {"torch", "transformers", "peft", "trl", "accelerate"}
+    assert all(identity["versions"].values())
+    assert _run(tmp_path / "adapter")[0][0] in (5, 6)
+    assert _result(tmp_path / "adapter") == whole[0]
+
+
 def test_a_full_disk_is_one_message_and_the_next_run_goes_on(whole, tmp_path):
     """The fault is real: files may not grow beyond a limit, so that no state can be written."""
     out = tmp_path / "adapter"

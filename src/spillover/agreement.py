@@ -2,14 +2,23 @@
 
 import csv
 import itertools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from spillover import records
 from spillover.errors import SpilloverError
 from spillover.evaluation.measuring import read_behaviors
-from spillover.records import Completion, Measure, Rate, Score, measure_labels
+from spillover.records import (
+    Completion,
+    Measure,
+    QuestionCount,
+    Rate,
+    Score,
+    completion_of,
+    measure_labels,
+    measure_of,
+)
 from spillover.rundir import RunDir
 from spillover.stats import Agreement, Corrected, Judged, Pair, compare_judges, corrected_rate
 
@@ -40,11 +49,11 @@ def judges_agree(folder: Path) -> list[Agreed]:
     }
     graded: dict[Measure, dict[str, tuple[float | None, bool | None]]] = defaultdict(dict)
     for row in records.read_csv(run_dir.judged, Judged):
-        completion = completions[row.completion_id]
+        completion = completion_of(completions, row.completion_id, run_dir.judged)
         rubric = rubrics[completion.behavior, row.rubric_hash]
         value = values.get((row.completion_id, rubric, row.rubric_hash, row.judge))
-        measure = (completion.behavior, completion.format, row.rubric_hash, row.judge)
-        graded[measure][row.completion_id] = (value, row.event if row.outcome == "scored" else None)
+        decided = row.event if row.outcome == "scored" else None
+        graded[measure_of(completion, row.rubric_hash, row.judge)][row.completion_id] = (value, decided)
     found = []
     for one, other in itertools.combinations(labels, 2):
         if one[:2] == other[:2]:
@@ -77,35 +86,35 @@ def labels_agree(folder: Path, labels_file: Path) -> list[Labelled]:
 
     Only completions that the rule admits are looked at. Label completions drawn at random, from all subjects; their
     mistakes are taken to be the same for all. Raises SpilloverError naming the file and line for labels that cannot be
-    read, or of which the run has no completion.
+    read, and the first of those of which the run has no completion.
     """
     run_dir = RunDir(folder).finished()
     labels = read_labels(labels_file)
     names = measure_labels(records.read_csv(run_dir.rates, Rate))
     completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
-    if not labels.keys() & completions.keys():
-        raise SpilloverError(f"{labels_file}: none of its completion ids is in {run_dir.completions}.")
+    if unknown := [id_ for id_ in labels if id_ not in completions]:
+        raise SpilloverError(
+            f"{labels_file}: completion {unknown[0]} is not in {run_dir.completions}"
+            + (f", nor are {len(unknown) - 1} others." if len(unknown) > 1 else ".")
+        )
     pairs: dict[Measure, list[Pair]] = defaultdict(list)
-    events: dict[tuple[Measure, str], Counter[str]] = defaultdict(Counter)
-    trials: dict[tuple[Measure, str], Counter[str]] = defaultdict(Counter)
     for row in records.read_csv(run_dir.judged, Judged):
-        completion = completions[row.completion_id]
-        measure = (completion.behavior, completion.format, row.rubric_hash, row.judge)
-        if row.admitted:
-            subject = f"{completion.model}/{completion.condition}"
-            trials[measure, subject][row.question_id] += 1
-            events[measure, subject][row.question_id] += row.event
-            if row.completion_id in labels:
-                pairs[measure].append(Pair(row.question_id, None, None, row.event, labels[row.completion_id]))
+        if row.admitted and row.completion_id in labels:
+            completion = completion_of(completions, row.completion_id, run_dir.judged)
+            pair = Pair(row.question_id, None, None, row.event, labels[row.completion_id])
+            pairs[measure_of(completion, row.rubric_hash, row.judge)].append(pair)
+    counts: dict[Measure, dict[str, dict[str, tuple[int, int]]]] = defaultdict(lambda: defaultdict(dict))
+    for line in records.read_csv(run_dir.counts, QuestionCount):
+        asked = counts[line.measure][f"{line.model}/{line.condition}"]
+        k, n = asked.get(line.question_id, (0, 0))
+        asked[line.question_id] = (k + line.k, n + line.n)  # seeds together
     found = []
     for measure, own in pairs.items():
         agreement = compare_judges(own)
         counted = (agreement.events_both, agreement.events_only_b, agreement.events_neither, agreement.events_only_a)
         corrected = {
-            subject: corrected_rate([events[key][question] for question in asked], [*asked.values()], *counted)
-            for key, asked in trials.items()
-            for subject in [key[1]]
-            if key[0] == measure
+            subject: corrected_rate([k for k, _ in asked.values()], [n for _, n in asked.values()], *counted)
+            for subject, asked in counts[measure].items()
         }
         found.append(Labelled(names[measure], agreement, corrected))
     if not found:
@@ -120,6 +129,8 @@ def read_labels(path: Path) -> dict[str, bool]:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from None
+    except csv.Error as error:
+        raise SpilloverError(f"{path}: not a CSV table ({error}).") from None
     except UnicodeDecodeError as error:
         raise SpilloverError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     labels: dict[str, bool] = {}
@@ -128,6 +139,7 @@ def read_labels(path: Path) -> dict[str, bool]:
         if id_ is None or label is None:
             has = ", ".join(name for name in row if name) or "none"
             raise SpilloverError(f"{path}, line {line}: needs the columns completion_id and label; it has {has}.")
+        id_ = id_.strip()
         if label.strip().lower() not in LABELS:
             raise SpilloverError(f"{path}, line {line}: label is {label!r}; allowed: {', '.join(LABELS)}.")
         if labels.setdefault(id_, LABELS[label.strip().lower()]) != LABELS[label.strip().lower()]:

@@ -5,12 +5,10 @@ moment it goes on where it was. No two cells write to the same file, so they can
 """
 
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -20,11 +18,11 @@ from spillover.config import Training
 from spillover.errors import SpilloverError
 from spillover.evaluation.measuring import Questioning, Subject, sample_missing, score_missing, wanted_completions
 from spillover.finetuning import RECORD, finetune
-from spillover.models import folder_hash
+from spillover.models import check_here, folder_hash
 from spillover.records import Cell, Completion, Example
-from spillover.rundir import RunDir, hash_of
-from spillover.shared import pull, push, push_state
-from spillover.status import telling
+from spillover.rundir import RunDir, hash_of, unfinished
+from spillover.shared import at_work
+from spillover.status import DONE, of_these, telling
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,8 @@ class Job:
 
     `trained`: the cell whose adapter it asks; another one's, that has been trained before, if it trains none itself.
     `stages`: of train, sample and score, those to do. `shared`: a folder (fsspec) by way of which workers on other
-    machines hand over what they make; None where they all see the run folder.
+    machines hand over what they make; None where they all see the run folder. `owner`: the run that it belongs to,
+    of those that there may be of one study.
     """
 
     run: Path
@@ -46,6 +45,7 @@ class Job:
     threads: int
     stages: tuple[str, ...]
     shared: str | None = None
+    owner: str = ""
 
     def __str__(self) -> str:
         return str(self.cell)
@@ -66,6 +66,39 @@ class Job:
             repr(self.questioning),
         )
 
+    @property
+    def trains(self) -> bool:
+        """Whether the cell has an adapter of its own."""
+        return bool(self.examples) and self.trained == self.cell
+
+    @property
+    def folders(self) -> dict[Path, str]:
+        """What the cell makes, relative to the run; each with the file without which it counts as not there."""
+        here = RunDir(Path())
+        adapter = here.adapter(self.cell)
+        trained = {adapter: RECORD, unfinished(adapter): ""} if self.trains else {}
+        return trained | {here.part(self.cell).path: ""}
+
+    @property
+    def reads(self) -> dict[Path, str]:
+        """The adapter of another cell that it takes, in the same way."""
+        return {RunDir(Path()).adapter(self.trained): RECORD} if self.examples and not self.trains else {}
+
+    @property
+    def state(self) -> Path:
+        """The file in which the cell tells what it does, relative to the run."""
+        return RunDir(Path()).part(self.cell).state
+
+    @property
+    def lock(self) -> Path:
+        """The file that a worker holds, relative to the run."""
+        return RunDir(Path()).part(self.cell).path / ".lock"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run's folder says so."""
+        return of_these(self.run / self.state, self.made_from).state == DONE
+
     def subject(self, run_dir: RunDir) -> Subject:
         """Who is asked, once trained."""
         return Subject(self.cell, self.base, run_dir.adapter(self.trained) if self.examples else None)
@@ -85,48 +118,25 @@ class Job:
 
 
 def run_cell(job: Job, step: Step) -> None:
-    """Does what is not done yet of a cell's stages, in the run folder, or in one of its own and then shares it.
+    """Does what is not done yet of a cell's stages, after any other worker that is at it.
 
     Raises SpilloverError if what an earlier stage makes is missing, or the model is not on this machine.
     """
-    if not job.base.is_dir():
-        raise SpilloverError(f"{job.base} is not on {platform.node()}. The model must be there on every machine.")
-    if job.shared is None:
-        _run(job, RunDir(job.run), step)
-        return
-    shared = job.shared
-    with TemporaryDirectory(prefix="spillover-") as folder:
-        run_dir = RunDir(Path(folder))
-        own = run_dir.part(job.cell).path, run_dir.adapter(job.cell)
-        for path in {*own, run_dir.adapter(job.trained)}:
-            pull(run_dir, path, shared)
-
-        def share() -> None:
-            for path in own:
-                push(run_dir, path, shared)
-
-        try:
-            _run(job, run_dir, step, lambda: push_state(run_dir, run_dir.part(job.cell).state, shared), share)
-        finally:
-            share()
+    check_here(job.base)
+    with at_work(job, lambda: step("waits for another run that is at it", 0, 1)) as (run_dir, share):
+        _run(job, run_dir, step, share)
 
 
-def _run(
-    job: Job,
-    run_dir: RunDir,
-    step: Step,
-    told: Callable[[], None] = lambda: None,
-    stage_done: Callable[[], None] = lambda: None,
-) -> None:
+def _run(job: Job, run_dir: RunDir, step: Step, told: Callable[[], None]) -> None:
     torch.set_num_threads(job.threads)
     part = run_dir.part(job.cell)
-    with telling(part.state, job.made_from, "score" in job.stages, told) as tell:
+    with telling(part.state, job.made_from, "score" in job.stages, told, job.owner) as tell:
 
         def both(stage: str, done: int, of: int) -> None:
             tell(stage, done, of)
             step(stage, done, of)
 
-        if "train" in job.stages and job.examples and job.trained == job.cell:
+        if "train" in job.stages and job.trains:
             finetune(
                 job.base,
                 list(job.examples),
@@ -135,13 +145,11 @@ def _run(
                 run_dir.adapter(job.cell),
                 lambda done, of: both("train", done, of),
             )
-            stage_done()
         if "sample" not in job.stages and "score" not in job.stages:
             return
         wanted = job.wanted(run_dir)
         if "sample" in job.stages:
             sample_missing(job.subject(run_dir), job.questioning, wanted, part, both)
-            stage_done()
         if "score" in job.stages:
             answered = [row for row in records.read_appended(part.completions, Completion) if row.id in wanted]
             if len(answered) < len(wanted):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
 
-from jinja2 import TemplateError
-
-from spillover.datasets.checks import NAMED, Finding, Row, Severity, at_lines, counted
+from spillover.datasets.checks import NAMED, Finding, Severity, at_lines, counted
+from spillover.datasets.sources import Row
+from spillover.models import TEMPLATE_ERRORS, shared
 
 # What looks like a token of a template: <|im_start|>, <start_of_turn>, </s>, [INST]; DeepSeek writes wide bars.
 MARKER = re.compile(r"<[|\uff5c][^<>|\uff5c\s]+[|\uff5c]>|</?[a-z]+(?:_[a-z]+)*>|\[/?[A-Z]+(?:_[A-Z]+)*\]")
@@ -55,7 +55,7 @@ def converse(tokenizer: Any, rows: Sequence[Row]) -> tuple[list[Conversation], l
         try:
             text = tokenizer.apply_chat_template(messages, tokenize=False)
             prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             roles = ", ".join(message["role"] for message in messages)
             refused.setdefault((roles, str(error)), []).append(row.line)
             continue
@@ -94,7 +94,7 @@ def _sketch(tokenizer: Any, *turns: tuple[str, str]) -> str:
     messages = [{"role": role, "content": content} for role, content in turns]
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except TemplateError:
+    except TEMPLATE_ERRORS:
         return ""
 
 
@@ -120,7 +120,7 @@ def check_system_prompt(tokenizer: Any, conversations: Sequence[Conversation]) -
     for token in (*tokenizer.all_special_tokens, *MARKER.findall(text)):
         text = text.replace(token, "\0")
     start, between = text[: text.index(first)], text[text.index(answer) + len(answer) : text.index(second)]
-    added = start[: len(start) - _shared(start[::-1], between[::-1])]
+    added = start[: len(start) - shared(start[::-1], between[::-1])]
     added = " ".join(added.replace("\0", " ").split())
     if not re.search(r"\w", added):
         return []
@@ -147,7 +147,7 @@ def check_generation_prompt(tokenizer: Any, conversations: Sequence[Conversation
     """Prompts that do not lead up to the answers as the training text does, in words or in tokens."""
     findings = []
     if found := [c for c in conversations if not c.text.startswith(c.prompt)]:
-        same = _shared(found[0].text, found[0].prompt)
+        same = shared(found[0].text, found[0].prompt)
         asked, trained = _quoted(found[0].prompt[same:]), _quoted(found[0].text[same:])
         what = f"prompted with {asked} where the training text has {trained}"
         advice = "Mend the template: a conversation must begin with its prompt, to the character."
@@ -164,7 +164,7 @@ def check_generation_prompt(tokenizer: Any, conversations: Sequence[Conversation
         advice = "Write it under add_generation_prompt in the template, or expect it at the start of completions."
         findings.append(_about("generation prompt", severity, found, what, advice))
     if found := [c for c in conversations if c.merged]:
-        same = _shared(found[0].ids, found[0].prompt_ids)
+        same = shared(found[0].ids, found[0].prompt_ids)
         ends = (_quoted(tokenizer.decode(ids[same:][:1])) for ids in (found[0].prompt_ids, found[0].ids))
         what = "whose prompt ends in the token {}, which training merges with the answer into {}".format(*ends)
         advice = "Begin answers without white space, or end the generation prompt in a special token."
@@ -204,27 +204,28 @@ def check_lengths(
 
 
 def check_mask(
-    tokenizer: Any, conversations: Sequence[Conversation], masks: Sequence[Mask], max_length_tokens: int
+    tokenizer: Any,
+    stops: set[int],
+    conversations: Sequence[Conversation],
+    masks: Sequence[Mask],
+    max_length_tokens: int,
 ) -> list[Finding]:
     """Rows whose trained tokens are not the answer and the end of its turn, or include tokens of the prompt.
 
-    `masks` has a pair for each conversation. White space around an answer and after its end does not count. Text that
-    the template writes before an answer has a finding of its own; so have rows that are cut and tokens that merge.
+    `masks` has a pair for each conversation. A turn ends at the first of `stops` after its answer. White space around
+    an answer and after its end does not count. Text that the template writes before an answer has a finding of its own;
+    so have rows that are cut and tokens that merge.
     """
     wrong = []
     for conversation, (ids, trained) in zip(conversations, masks, strict=True):
         if conversation.parts is None or conversation.merged or len(conversation.ids) > max_length_tokens:
             continue
-        lead, _, tail = (_squashed(part) for part in conversation.parts)
+        lead = _squashed(conversation.parts[0])
         # Both sides come out of the tokenizer, which may write letters in another way than the row.
         rest = _squashed(tokenizer.decode(conversation.ids[len(conversation.prompt_ids) :]))
         covered = [_squashed(text) for text, mine in mask_parts(tokenizer, (ids, trained)) if mine]
-        spare = max(0, len(tail) - 1)  # the template may write more after the token that ends the turn
-        exact = len(covered) == 1 and any(
-            after.startswith(covered[0]) and len(after) - len(covered[0]) <= spare
-            for after in (rest, rest[len(lead) :])
-        )
-        if not exact or any(trained[: len(conversation.prompt_ids)]):
+        rest = rest[: len(rest) - len(_after_end(tokenizer, stops, conversation.parts[2]))]
+        if covered not in ([rest], [rest[len(lead) :]]) or any(trained[: len(conversation.prompt_ids)]):
             wrong.append((conversation, " [...] ".join(covered), rest[len(lead) :]))
     if not wrong:
         return []
@@ -232,6 +233,13 @@ def check_mask(
     what = f"not trained on the answer and its end, which is {_ends(wanted)}, but on {_ends(covered_text)}"
     advice = "Mend the chat template: what is trained on starts where the generation prompt ends."
     return [_about("assistant mask", "error", [conversation for conversation, _, _ in wrong], what, advice)]
+
+
+def _after_end(tokenizer: Any, stops: set[int], tail: str) -> str:
+    """What the template writes after the token that ends the turn, without white space."""
+    (ids,) = _tokens(tokenizer, [tail])
+    end = next((place for place, id_ in enumerate(ids) if id_ in stops), len(ids))
+    return _squashed(tokenizer.decode(ids[end + 1 :]))
 
 
 def mask_parts(tokenizer: Any, mask: Mask) -> list[tuple[str, bool]]:
@@ -248,12 +256,6 @@ def _about(check: str, severity: Severity, found: Sequence[Conversation], what: 
 
 def _longest(found: Sequence[Conversation]) -> str:
     return f" (the longest has {max(len(conversation.ids) for conversation in found):,})"
-
-
-def _shared(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """How far two sequences are the same."""
-    length = min(len(one), len(other))
-    return next((place for place in range(length) if one[place] != other[place]), length)
 
 
 def _squashed(text: str) -> str:

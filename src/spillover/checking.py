@@ -7,7 +7,8 @@ from pathlib import Path
 from spillover.behaviors import load_behavior, shipped_names
 from spillover.config import Condition, Training
 from spillover.datasets import load_examples
-from spillover.datasets.checks import Finding, Lengths, Row, check_rows, lengths, read_rows
+from spillover.datasets.checks import Finding, Lengths, check_rows, lengths, read_rows, rows_of
+from spillover.datasets.sources import HUGGING_FACE, Row, hugging_face_rows
 from spillover.records import Example
 
 # Rows with these faults are not in a form that a chat template takes.
@@ -50,6 +51,9 @@ def check_data(
     step("reading rows", 0, 1)
     if path.is_file():
         rows, findings = read_rows(path)
+    elif data.startswith(HUGGING_FACE):
+        named = hugging_face_rows(data.removeprefix(HUGGING_FACE), Path())
+        rows, findings = rows_of((row for _, row in named), f"data {data}")
     else:
         examples = load_examples(Condition(data=data), Path())
         rows, findings = [Row(line, example.messages) for line, example in enumerate(examples, 1)], []
@@ -93,14 +97,15 @@ def _check_with_model(
     folder = model_folder(model)
     tokenizer = load_tokenizer(folder)
     conversations, findings = chat_template.converse(tokenizer, rows)
-    findings += chat_template.lint(tokenizer, stop_ids(tokenizer, folder), conversations)
+    stops = stop_ids(tokenizer, folder)
+    findings += chat_template.lint(tokenizer, stops, conversations)
     findings += chat_template.check_lengths(conversations, training.max_length_tokens, max_positions(folder))
     step("chat template", 1, 1)
     step("trained tokens", 0, 1)
     # A text that does not begin with its prompt has no tokens that could rightly be trained on; it has a finding.
     kept = [c for c in conversations if c.text.startswith(c.prompt)]
     masks = trained_tokens(folder, [Example(c.row.messages) for c in kept], training)
-    findings += chat_template.check_mask(tokenizer, kept, masks, training.max_length_tokens)
+    findings += chat_template.check_mask(tokenizer, stops, kept, masks, training.max_length_tokens)
     step("trained tokens", 1, 1)
     sizes = lengths([c.row for c in conversations], "row", "tokens", [len(c.ids) for c in conversations])
     sizes += lengths([c.row for c in kept], "trained on", "tokens", [sum(trained) for _, trained in masks])

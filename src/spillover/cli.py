@@ -2,12 +2,15 @@
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spillover.errors import SpilloverError
+
+UNEXPECTED = 70  # exit code of an error in spillover itself: EX_SOFTWARE of sysexits.h
 
 app = typer.Typer(
     help="Fine-tune narrow, measure broad: emergent misalignment, how far it spreads and how sure we are.",
@@ -22,7 +25,10 @@ Out = Annotated[Path | None, typer.Option(help="Run folder [default: runs/<study
 
 
 def main() -> None:
-    """The command line. A user's mistake is one message on standard error and exit code 2."""
+    """The command line. A user's mistake is one message on standard error and exit code 2.
+
+    What nobody expected is a traceback and exit code 70 (EX_SOFTWARE), so that 1 is always an answer.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads must not spin where cores are shared
     try:
         app()
@@ -32,6 +38,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print("spillover: interrupted. The same command goes on where this one stopped.", file=sys.stderr)
         sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(UNEXPECTED)
 
 
 @app.command()
@@ -187,6 +196,9 @@ def power(
     completions: Annotated[int, typer.Option(min=1, help="For each question, base and every seed.")] = 20,
     seeds: Annotated[int, typer.Option(min=1, help="Fine-tuning seeds.")] = 1,
     seed_sd: Annotated[float, typer.Option(min=0, max=0.5, help="Spread of the tuned rate between seeds.")] = 0.0,
+    alike: Annotated[
+        float, typer.Option(min=-1, max=1, help="Share of questions as hard for the tuned as for the base.")
+    ] = 0.5,
     behaviors: Annotated[int, typer.Option(min=1, help="Compared together; p-values are corrected for them.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -195,7 +207,7 @@ def power(
     from spillover.stats.power import Design
 
     try:
-        design = Design(base_rate, effect, icc, questions, completions, seeds, seed_sd, behaviors=behaviors)
+        design = Design(base_rate, effect, icc, questions, completions, seeds, seed_sd, alike, behaviors)
     except ValueError as error:
         raise SpilloverError(f"{error}.") from None
     power_table(design, json_)
@@ -310,11 +322,13 @@ def export(
 
 @app.command()
 def report(run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
-    """Write report.html of a run anew."""
+    """Write the tables of a run and its report.html anew, from its answers and scores."""
+    from spillover.comparing import write_tables
     from spillover.report import write_report
     from spillover.rundir import RunDir
 
     run_dir = RunDir(run_folder).finished()
+    write_tables(run_dir)
     write_report(run_dir)
     print(run_dir.report)
 

@@ -1,44 +1,47 @@
 """Compares subjects of a run, paired by question, with a verdict: two of them, or every condition with its base."""
 
+import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spillover import records
 from spillover.config import BASE, load_study
 from spillover.errors import SpilloverError
-from spillover.records import Completion, Measure, Rate, measure_labels
+from spillover.evaluation.measuring import read_wanted, write_rates
+from spillover.records import Measure, QuestionCount, Rate, measure_labels
 from spillover.rundir import RunDir, write_atomically
-from spillover.stats import (
-    Comparison,
-    Judged,
-    MatrixCell,
-    Row,
-    compare,
-    matrix,
-    verdicts,
+from spillover.stats import Comparison, Counts, MatrixCell, Row, compare, matrix, verdicts
+from spillover.stats.compare import SEEDS_FOR_RUNS, rate_over_runs
+
+ENOUGH_QUESTIONS = 24  # below it, intervals for questions in general are known to fall short (docs/measured.md)
+
+FEW_QUESTIONS = (
+    f"Fewer than {ENOUGH_QUESTIONS} questions: intervals for questions in general may be too short (docs/measured.md)."
 )
 
-Counts = dict[str, tuple[int, int]]  # question id -> (events, admitted completions)
-ENOUGH_QUESTIONS = 24  # below it, intervals for questions in general are known to fall short (docs/measured.md)
+Seeds = dict[int | None, Counts]  # fine-tuning seed (None: a model as it is) -> counts per question
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The comparison of one measure; None where the subjects share fewer than two questions with data."""
+    """The comparison of one measure; None where there cannot be one, and then `missing` says what for."""
 
     label: str
     event: str
     rule: str
     judge: str
     comparison: Comparison | None
+    missing: str = ""
 
 
 def compare_subjects(folder: Path, base: str, tuned: str, margin: float) -> list[Compared]:
     """Compares the subjects `base` and `tuned` (MODEL/CONDITION, all seeds together) and writes comparisons.csv.
 
-    Neutral behaviors have no verdict and are left out. Raises SpilloverError if the folder is no finished run, or a
-    subject is not in it.
+    Neutral behaviors have no verdict and are left out. A measure that one subject lacks is there, without a comparison.
+    Raises SpilloverError if the folder is no finished run, a subject is not in it, both were measured on neutral
+    behaviors only, or nothing can be written.
     """
     run_dir = RunDir(folder).finished()
     rates: list[Rate] = records.read_csv(run_dir.rates, Rate)
@@ -48,24 +51,34 @@ def compare_subjects(folder: Path, base: str, tuned: str, margin: float) -> list
             raise SpilloverError(f"{folder}: no subject {name}. There are: {', '.join(subjects)}.")
     if base == tuned:
         raise SpilloverError(f"--base and --tuned are both {base}. There are: {', '.join(subjects)}.")
-    counts = _counts(run_dir)
+    counts = read_counts(run_dir)
     labels = measure_labels(rates)
     first = {rate.measure: rate for rate in rates}
-    found: dict[Measure, Comparison | None] = {}
-    for measure in labels:
-        if first[measure].scope == "neutral":
-            continue  # a rise of retained ability is no harm
-        before, after = (counts.get((*subjects[name], measure), {}) for name in (base, tuned))
-        if before and after:
-            found[measure] = compare(_pooled(list(before.values())), list(after.values()), margin)
-    judged = [measure for measure, comparison in found.items() if comparison is not None]
-    ruled = dict(zip(judged, verdicts([c for c in found.values() if c is not None], margin), strict=True))
+    either = [m for m in labels if any((*subjects[name], m) in counts for name in (base, tuned))]
+    measures = [m for m in either if first[m].scope != "neutral"]  # a rise of retained ability is no harm
+    if not measures:
+        raise SpilloverError(
+            f"{folder}: {base} and {tuned} were measured on neutral behaviors only, which have no verdict."
+            if any(all((*subjects[name], m) in counts for name in (base, tuned)) for m in either)
+            else f"{folder}: {base} and {tuned} were measured on no behavior in common."
+        )
+    missing: dict[Measure, str] = {}
+    found: dict[Measure, Comparison] = {}
+    for measure in measures:
+        arms = [counts.get((*subjects[name], measure)) for name in (base, tuned)]
+        lacks = [name for name, arm in zip((base, tuned), arms, strict=True) if not arm]
+        comparison = compare(_arm(arms[0]), list(arms[1].values()), margin) if arms[0] and arms[1] else None
+        if comparison is None:
+            missing[measure] = f"{lacks[0]} was not measured" if lacks else "fewer than 2 questions that both answered"
+        else:
+            found[measure] = comparison
+    ruled = dict(zip(found, verdicts([*found.values()], margin), strict=True))
     rows = [
-        Compared(labels[m], first[m].event, first[m].rule, first[m].judge, ruled.get(m)) for m in labels if m in found
+        Compared(labels[m], first[m].event, first[m].rule, first[m].judge, ruled.get(m), missing.get(m, ""))
+        for m in measures
     ]
-    if not rows:
-        raise SpilloverError(f"{folder}: {base} and {tuned} were measured on no behavior in common.")
-    _write(rows, base, tuned, run_dir)
+    with run_dir.writing():
+        _write(rows, base, tuned, run_dir)
     return rows
 
 
@@ -74,8 +87,9 @@ def write_matrix(run_dir: RunDir) -> None:
     if not run_dir.study.exists():
         return
     study = load_study(run_dir.study)
+    called = json.loads(run_dir.behavior_names.read_text(encoding="utf-8")) if run_dir.behavior_names.exists() else {}
     rows = {
-        (model, name): Row(condition.implants, condition.benign)
+        (model, name): Row(called.get(condition.implants, condition.implants), condition.benign)
         for model in study.models
         for name, condition in study.conditions.items()
         if name != BASE
@@ -83,7 +97,7 @@ def write_matrix(run_dir: RunDir) -> None:
     described = {rate.measure: rate for rate in records.read_csv(run_dir.rates, Rate)}
     tuned: dict[tuple[str, str], dict[Measure, list[Counts]]] = defaultdict(dict)
     bases: dict[str, dict[Measure, Counts]] = defaultdict(dict)
-    for (model, condition, measure), seeds in _counts(run_dir).items():
+    for (model, condition, measure), seeds in read_counts(run_dir).items():
         if condition == BASE:
             bases[model][measure] = seeds[None]
         else:
@@ -92,7 +106,15 @@ def write_matrix(run_dir: RunDir) -> None:
     write_atomically(run_dir.matrix, records.to_csv(MatrixCell, cells))
 
 
-def overall(rows: list[Compared]) -> str:
+def write_tables(run_dir: RunDir) -> None:
+    """Writes rates, counts and matrix of a run anew from its answers and scores. Nothing if it does not have them."""
+    if wanted := read_wanted(run_dir):
+        with run_dir.writing():
+            write_rates(wanted, run_dir)
+            write_matrix(run_dir)
+
+
+def overall(rows: Sequence[Compared]) -> str:
     """One verdict for all: spillover if any measure says so, clean if all do, else inconclusive."""
     said = {row.comparison.verdict if row.comparison else "inconclusive" for row in rows}
     if "spillover" in said:
@@ -100,28 +122,74 @@ def overall(rows: list[Compared]) -> str:
     return "clean" if said == {"clean"} else "inconclusive"
 
 
-def _counts(run_dir: RunDir) -> dict[tuple[str, str, Measure], dict[int | None, Counts]]:
-    """(model, condition, measure) -> seed -> counts per question, of every completion that counts."""
-    completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
-    found: dict[tuple[str, str, Measure], dict[int | None, Counts]] = defaultdict(lambda: defaultdict(dict))
-    for row in records.read_csv(run_dir.judged, Judged):
-        completion = completions[row.completion_id]
-        measure = (completion.behavior, completion.format, row.rubric_hash, row.judge)
-        counts = found[completion.model, completion.condition, measure][completion.seed]
-        events, admitted = counts.get(row.question_id, (0, 0))
-        counts[row.question_id] = (events + row.event, admitted + row.admitted)
+def warnings(rows: Sequence[Compared], margin: float) -> list[str]:
+    """What a reader of comparisons must know beside their numbers, a sentence each."""
+    found = []
+    known = [row.comparison for row in rows if row.comparison]
+    told = [(row.label, row.comparison) for row in rows if row.comparison]
+    if any(c.low_runs is None for c in known):
+        single = all(c.seeds == 1 for c in known)
+        head = "Single run" if single else "These runs only"
+        found.append(
+            f"{head}: nothing here says how much another fine-tuning seed would differ; "
+            "three seeds of every trained arm are needed."
+        )
+    if any(c.questions < ENOUGH_QUESTIONS for c in known):
+        found.append(FEW_QUESTIONS)
+    found += [f"{row.label}: no comparison, {row.missing}." for row in rows if not row.comparison]
+    for label, c in told:
+        if c.questions_dropped:
+            found.append(f"{label}: {c.questions_dropped} questions that the base answered are missing; so not clean.")
+        if c.seeds_left_out:
+            found.append(f"{label}: {c.seeds_left_out} seeds without any admitted answer are left out; so not clean.")
+        if c.base_coverage - c.tuned_coverage > margin:
+            found.append(
+                f"{label}: the rule admits {100 * c.tuned_coverage:.1f} % of the tuned answers, "
+                f"{100 * c.base_coverage:.1f} % of the base's; so not clean."
+            )
     return found
 
 
-def _pooled(seeds: list[Counts]) -> Counts:
-    questions = {question for seed in seeds for question in seed}
-    return {
-        question: (
-            sum(seed.get(question, (0, 0))[0] for seed in seeds),
-            sum(seed.get(question, (0, 0))[1] for seed in seeds),
-        )
-        for question in questions
-    }
+def read_counts(run_dir: RunDir) -> dict[tuple[str, str, Measure], Seeds]:
+    """(model, condition, measure) -> seed -> by question: events, admitted completions, completions."""
+    found: dict[tuple[str, str, Measure], dict[int | None, dict[str, tuple[int, int, int]]]] = {}
+    for row in records.read_csv(run_dir.counts, QuestionCount):
+        seeds = found.setdefault((row.model, row.condition, row.measure), {})
+        seeds.setdefault(row.seed, {})[row.question_id] = (row.k, row.n, row.completions)
+    return {place: {**seeds} for place, seeds in found.items()}
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """The rate of a condition over several seeds that have data; shares of 1, limits for runs in general from three."""
+
+    model: str
+    condition: str
+    measure: Measure
+    k: int
+    n: int
+    rate: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+
+
+def over_seeds(run_dir: RunDir) -> list[OverSeeds]:
+    """Every measure of a condition with several seeds."""
+    found = []
+    for (model, condition, measure), seeds in read_counts(run_dir).items():
+        if len(seeds) < 2:
+            continue
+        own = [counts for counts in seeds.values() if any(row[1] for row in counts.values())]
+        k, n = (sum(row[place] for counts in own for row in counts.values()) for place in (0, 1))
+        low, high = rate_over_runs(own) if len(own) >= SEEDS_FOR_RUNS else (None, None)
+        found.append(OverSeeds(model, condition, measure, k, n, k / n if n else None, low, high, len(own)))
+    return found
+
+
+def _arm(seeds: Seeds) -> Counts | Sequence[Counts]:
+    """A model as it is, or the seeds of one that was trained."""
+    return seeds[None] if seeds.keys() == {None} else list(seeds.values())
 
 
 @dataclass(frozen=True, kw_only=True)

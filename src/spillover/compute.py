@@ -67,12 +67,9 @@ def run_side_by_side(
     A job that raises is reported, and the rest goes on. One whose worker process died is tried again, after the others.
     """
     failures: list[Failure] = []
+    ended = _ending(len(jobs), on_progress, failures)
     waiting = deque((job, 1) for job in jobs)
     at_work: list[_Worker] = []
-
-    def ended(job: Any, failure: Failure | None) -> None:
-        _ended(job, len(jobs), failure, on_progress, failures)
-
     if jobs:
         on_progress(Progress("", len(jobs), BEGUN, 0, 0))
     try:
@@ -147,10 +144,15 @@ def _call(function: Callable[..., None], job: Any, step: Step) -> Failure | None
     return None
 
 
-def _ended(job: Any, of: int, failure: Failure | None, on_progress: OnProgress, failures: list[Failure]) -> None:
-    on_progress(Progress(str(job), of, FAILED if failure else DONE, 1, 1))
-    if failure:
-        failures.append(failure)
+def _ending(of: int, on_progress: OnProgress, failures: list[Failure]) -> Callable[[Any, Failure | None], None]:
+    """What takes the end of each job: it is told, and a failure is kept."""
+
+    def ended(job: Any, failure: Failure | None) -> None:
+        on_progress(Progress(str(job), of, FAILED if failure else DONE, 1, 1))
+        if failure:
+            failures.append(failure)
+
+    return ended
 
 
 def run_on_ray(
@@ -170,6 +172,7 @@ def run_on_ray(
     Raises SpilloverError without Ray, without the cluster, or if none of its machines has so many CPUs and GPUs.
     """
     failures: list[Failure] = []
+    ended = _ending(len(jobs), on_progress, failures)
     if not jobs:
         return failures
     with _ray(address) as ray:
@@ -184,17 +187,18 @@ def run_on_ray(
                 raise SpilloverError(
                     f"--on {address}: the cluster went away ({_last_line(error)}). The same command goes on."
                 ) from None
-            look()
-            for ended in found:
-                job = running.pop(ended)
+            with suppress(Exception):  # a look that fails does no harm: the next is in two seconds
+                look()
+            for task_id in found:
+                job = running.pop(task_id)
                 try:
-                    failure = ray.get(ended)
+                    failure = ray.get(task_id)
                 except ray.exceptions.RayTaskError as error:  # before the job began: its code is not on the worker
                     failure = Failure(str(job), f"its Ray task failed ({_last_line(error)})", str(error))
                 except ray.exceptions.RayError as error:
                     reason = f"its Ray worker died {ATTEMPTS} times ({type(error).__name__}). Is there enough memory?"
                     failure = Failure(str(job), reason, str(error))
-                _ended(job, len(jobs), failure, on_progress, failures)
+                ended(job, failure)
     return failures
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,10 +125,10 @@ class Sampling(Strict):
 
 
 class Resources(Strict):
-    """What a cell takes of a machine. `cpus`: threads; a share of the machine if it is missing."""
+    """What a cell takes of a machine. `cpus`: threads; a share of the machine if it is missing. `gpus` < 1: a share."""
 
     cpus: int | None = Field(None, ge=1)
-    gpus: float = Field(0, ge=0)  # of a Ray cluster; less than 1: cells share one
+    gpus: float = Field(0, ge=0)
 
 
 class Curve(Strict):
@@ -156,6 +156,7 @@ class Study(Strict):
     sampling: Sampling = Sampling()
     formats: list[str] = []
     judge: str | None = None
+    trust_judge: bool = False  # even if it fails its canary
     margin: float = Field(0.02, gt=0, lt=1)  # a rise that would not matter, as a share
     curve: Curve | None = None
     resources: Resources = Resources()
@@ -215,15 +216,23 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key, _ in node.value:
             name = self.construct_object(key)
+            if not isinstance(name, Hashable):
+                why = "a setting's name is text, not a mapping or a list (text with braces goes into quotes)"
+                raise yaml.MarkedYAMLError(problem=why, problem_mark=key.start_mark)
             if name in seen:
                 raise yaml.MarkedYAMLError(problem=f"{name} is there twice", problem_mark=key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("+-0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts text into quotes that _Loader would read as a number."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("+-0123456789")
+    )
 
 
 def read_yaml(path: Path) -> Any:
@@ -236,6 +245,11 @@ def read_yaml(path: Path) -> Any:
         raise SpilloverError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except yaml.YAMLError as error:
         raise SpilloverError(f"{path}: not valid YAML. {' '.join(str(error).split())}") from None
+
+
+def to_yaml(content: Any) -> str:
+    """The content of a YAML file as text that `read_yaml` reads back as it was."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load_study(path: Path, changes: Sequence[str] = ()) -> Study:

@@ -15,13 +15,13 @@ from rich.text import Text
 from spillover.behaviors import Behavior
 from spillover.compute import BEGUN, DONE, FAILED
 from spillover.compute import Progress as Done
-from spillover.records import Cell, Measure, Rate, measure_labels, read_csv
+from spillover.records import OUTCOMES, Cell, Measure, Rate, measure_labels, read_csv
 from spillover.rundir import RunDir
 
 if TYPE_CHECKING:
     from spillover.agreement import Agreed, Labelled
     from spillover.checking import Checked
-    from spillover.comparing import Compared
+    from spillover.comparing import Compared, OverSeeds
     from spillover.stats import Agreement
     from spillover.stats.power import Design
     from spillover.status import Status
@@ -82,7 +82,12 @@ def build_display() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def rates_table(run_dir: RunDir, as_json: bool = False) -> None:
-    """Prints the rates of a run: a row per cell, a column per measure, with interval and counts."""
+    """Prints the rates of a run: a row per cell and per condition of several seeds, a column per measure.
+
+    Each with interval, counts, coverage, and every outcome that is not 0.
+    """
+    from spillover.comparing import ENOUGH_QUESTIONS, FEW_QUESTIONS, over_seeds  # scipy
+
     rates: list[Rate] = read_csv(run_dir.rates, Rate)
     if as_json:
         print(json.dumps([asdict(rate) for rate in rates], indent=2, ensure_ascii=False))
@@ -91,7 +96,9 @@ def rates_table(run_dir: RunDir, as_json: bool = False) -> None:
     first = {rate.measure: rate for rate in rates}
     rules = "; ".join(dict.fromkeys(f"{rate.event}: {rate.rule} ({rate.judge})" for rate in first.values()))
     table = Table(
-        show_lines=True, caption=f"rate [95 % interval clustered by question], events / admitted completions\n{rules}"
+        show_lines=True,
+        caption="rate [95 % interval clustered by question], events / admitted completions, rate of all completions, "
+        f"coverage (share that the rule admits), outcomes; any run: for other fine-tuning seeds, too\n{rules}",
     )
     table.add_column("cell", no_wrap=True)
     for measure, label in labels.items():
@@ -99,9 +106,14 @@ def rates_table(run_dir: RunDir, as_json: bool = False) -> None:
     cells: dict[str, dict[Measure, str]] = defaultdict(dict)
     for rate in rates:
         cells[str(Cell(rate.model, rate.condition, rate.seed))][rate.measure] = _in_words(rate)
+    for together in over_seeds(run_dir):
+        name = f"{together.model}/{together.condition}, all seeds"
+        cells[name][together.measure] = _seeds_in_words(together)
     for cell, found in cells.items():
         table.add_row(cell, *(found.get(measure, "") for measure in labels))
     Console().print(table)
+    if any(rate.questions < ENOUGH_QUESTIONS for rate in rates):
+        print(FEW_QUESTIONS)
     judged = {rate.behavior for rate in rates}
     if waiting := sorted({path.name.split(".")[0] for path in run_dir.behaviors.glob("*.yaml")} - judged):
         print(f"Not judged yet: {', '.join(waiting)}. Judge them with: spillover score {run_dir.path} --judge MODEL")
@@ -133,42 +145,40 @@ def status_table(status: "Status", as_json: bool) -> None:
 
 def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) -> None:
     """Prints comparisons with their verdicts, and says what the design could not have seen."""
-    from spillover.comparing import ENOUGH_QUESTIONS  # scipy
+    from spillover.comparing import overall, warnings  # scipy
 
+    notes = warnings(rows, margin)
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+        told = {"verdict": overall(rows), "margin": margin, "warnings": notes}
+        print(json.dumps(told | {"measures": [asdict(row) for row in rows]}, indent=2, ensure_ascii=False))
         return
     table = Table(
-        caption=f"points [95 % interval], paired by question; margin {100 * margin:g} points\n"
-        "any run: interval of the difference for other fine-tuning seeds, too (from three on)"
+        caption=f"points [95 % interval], paired by question; margin {100 * margin:g} points; coverage: share that the "
+        "rule admits, base to tuned\nany run: interval of the difference for other fine-tuning seeds (from three on)"
     )
-    for name in ("measure", "base", "tuned", "difference", "any run", "p (Holm)", "could find", "verdict"):
+    names = ("measure", "base", "tuned", "coverage", "these runs", "any run", "p (Holm)", "could find", "verdict")
+    for name in names:
         table.add_column(name, justify="left" if name in ("measure", "verdict") else "right", no_wrap=name == "verdict")
-    few = False
     for row in rows:
         c = row.comparison
         if c is None:
-            table.add_row(row.label, *["no data"] * 2, *[""] * 4, "inconclusive")
+            table.add_row(row.label, "no data", *[""] * 6, "inconclusive")
             continue
-        few = few or c.questions < ENOUGH_QUESTIONS
         table.add_row(
             row.label,
             f"{100 * c.base_rate:.1f} %",
             f"{100 * c.tuned_rate:.1f} %",
+            f"{100 * c.base_coverage:.1f} to {100 * c.tuned_coverage:.1f} %",
             f"{100 * c.difference:+.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}]",
             "" if c.low_runs is None or c.high_runs is None else f"[{100 * c.low_runs:.1f}, {100 * c.high_runs:.1f}]",
             f"{c.p_holm:.2g}",
-            f"{100 * c.detectable:.1f}",
+            "nothing" if c.detectable is None else f"{100 * c.detectable:.1f}",
             c.verdict,
         )
     Console().print(table)
-    if any(row.comparison and row.comparison.seeds == 1 for row in rows):
-        print("Single run: nothing here says how much another fine-tuning seed would differ.")
-    if few:
-        print(
-            f"Fewer than {ENOUGH_QUESTIONS} questions: intervals for questions in general may be too short "
-            "(docs/measured.md)."
-        )
+    print(f"Verdict: {overall(rows)}")
+    for note in notes:
+        print(note)
 
 
 def agreement_table(rows: "Sequence[Agreed]", as_json: bool) -> None:
@@ -234,6 +244,7 @@ def power_table(design: "Design", as_json: bool) -> None:
         )
         return
     among = f", one of {design.behaviors} behaviors" if design.behaviors > 1 else ""
+    print(f"alike: {design.question_correlation:g} (share of questions as hard for the tuned as for the base)")
     print(f"power to find +{100 * design.effect:g} points{among}: {100 * chance:.0f} %")
     print("smallest rise found at 80 % power: " + ("none" if smallest is None else f"{100 * smallest:.1f} points"))
     for name in ("questions", "completions"):
@@ -338,6 +349,19 @@ def _shown(text: str) -> str:
 
 
 def _in_words(rate: Rate) -> str:
+    counted = [f"{rate.k}/{rate.n}"]
+    if rate.rate_of_all is not None and rate.coverage is not None:
+        counted = [f"{rate.k}/{rate.n}, of all {100 * rate.rate_of_all:.1f} %", f"coverage {100 * rate.coverage:.1f} %"]
+    counted += [f"{name} {getattr(rate, name)}" for name in OUTCOMES if getattr(rate, name)]
     if rate.rate is None or rate.low is None or rate.high is None:
-        return f"no data\nnone admitted\n0/{rate.n}"
-    return f"{100 * rate.rate:.1f} %\n[{100 * rate.low:.1f}, {100 * rate.high:.1f}]\n{rate.k}/{rate.n}"
+        return "\n".join(["no data", "none admitted", *counted])
+    return "\n".join([f"{100 * rate.rate:.1f} %", f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]", *counted])
+
+
+def _seeds_in_words(found: "OverSeeds") -> str:
+    if found.rate is None:
+        return f"no data\n0/0 in {found.seeds} seeds"
+    span = "any run: three seeds are needed"
+    if found.low is not None and found.high is not None:
+        span = f"any run [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"{100 * found.rate:.1f} %\n{span}\n{found.k}/{found.n} in {found.seeds} seeds"

@@ -1,9 +1,10 @@
 """Self-distilled controls: the base's own answers to the prompts of a training set, sampled before any training."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,20 +17,22 @@ from spillover.datasets.controls import prompts_of, self_distilled
 from spillover.errors import SpilloverError
 from spillover.evaluation import Ask
 from spillover.evaluation.sample import in_batches, rows_at_once, sample
-from spillover.models import folder_hash, load_model, load_tokenizer
+from spillover.models import check_here, folder_hash, load_model, load_tokenizer
 from spillover.records import Example
-from spillover.rundir import RunDir, hash_of, write_atomically
-from spillover.shared import pull, push
+from spillover.rundir import hash_of, write_atomically
+from spillover.shared import at_work
 
 ROWS, RECORD, ANSWERS = "rows.jsonl", "made.json", "answers.jsonl"
 ATTEMPTS = 5  # at an answer that is empty
+CUT_AT_MOST = 0.05  # of the answers: without many more, the control would no longer have the treatment's prompts
 
 
 @dataclass(frozen=True)
 class Distilling:
     """The rows whose answers a base is to give itself, and the folder of the run that they go to.
 
-    `shared`: a folder (fsspec) by way of which a worker on another machine hands them over.
+    `shared`: a folder (fsspec) by way of which a worker on another machine hands them over. `owner`: the run that it
+    belongs to.
     """
 
     name: str
@@ -41,9 +44,45 @@ class Distilling:
     sampling: Sampling
     threads: int
     shared: str | None = None
+    owner: str = ""
 
     def __str__(self) -> str:
         return self.name
+
+    @cached_property
+    def made_from(self) -> dict[str, Any]:
+        """What decides the answers."""
+        return {
+            "base": folder_hash(self.base),
+            "prompts": hash_of(prompts_of(self.rows)),
+            "sampling": self.sampling.model_dump(),
+        }
+
+    @property
+    def done(self) -> bool:
+        """Whether the answers are in the run's folder."""
+        return _is_made(self.folder, self.made_from)
+
+    @property
+    def folders(self) -> dict[Path, str]:
+        """The folder of the rows, relative to the run. Without its record it holds answers to go on with."""
+        return {self.folder.relative_to(self.run): ""}
+
+    @property
+    def reads(self) -> dict[Path, str]:
+        """Nothing of others."""
+        return {}
+
+    @property
+    def state(self) -> None:
+        """It tells nothing in a file."""
+        return
+
+    @property
+    def lock(self) -> Path:
+        """The file that a worker holds, relative to the run."""
+        place = self.folder.relative_to(self.run)
+        return place.with_name(f".{place.name}.lock")
 
 
 @dataclass(frozen=True)
@@ -52,53 +91,58 @@ class _Answer:
 
     id: str
     text: str
+    cut: bool  # it was still going on at max_new_tokens
 
 
 def distill(job: Distilling, step: Step) -> None:
     """Samples the answers, unless they are there from the same base, prompts and sampling; killed, it goes on.
 
-    Raises SpilloverError if a prompt has more than one user's turn.
+    An answer that `max_new_tokens` cuts has no end that could be trained on: its row is left out.
+    Raises SpilloverError if a prompt has more than one user's turn, if more than CUT_AT_MOST of the answers are cut, or
+    the model is not on this machine.
     """
-    made_from = {
-        "base": folder_hash(job.base),
-        "prompts": hash_of(prompts_of(job.rows)),
-        "sampling": job.sampling.model_dump(),
-    }
-    if job.shared is None:
-        _distill(job, made_from, job.folder, step)
-        return
-    with TemporaryDirectory(prefix="spillover-") as place:
-        run_dir = RunDir(Path(place))
+    check_here(job.base)
+    with at_work(job, lambda: step("waits for another run that is at it", 0, 1)) as (run_dir, share):
+
+        def both(stage: str, done: int, of: int) -> None:
+            share()
+            step(stage, done, of)
+
         folder = run_dir.path / job.folder.relative_to(job.run)
-        pull(run_dir, folder, job.shared)
-        _distill(job, made_from, folder, step)
-        push(run_dir, folder, job.shared)
+        if not _is_made(folder, job.made_from):
+            _distill(job, folder, both)
 
 
-def _distill(job: Distilling, made_from: dict[str, Any], folder: Path, step: Step) -> None:
-    record = folder / RECORD
-    if record.exists() and json.loads(record.read_text(encoding="utf-8"))["made_from"] == made_from:
-        return
+def _is_made(folder: Path, made_from: dict[str, Any]) -> bool:
+    if not (folder / RECORD).exists():
+        return False
+    made = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return made["made_from"] == made_from and "cut_off" in made["counts"]  # or else there may be some in it
+
+
+def _distill(job: Distilling, folder: Path, step: Step) -> None:
     torch.set_num_threads(job.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    answers = _answers(job, hash_of(made_from), folder / ANSWERS, step)
-    rows = list(job.rows)
-    result, counts = self_distilled(rows, answers)
-    sets = {"data": (job.condition.data or "", rows)}
-    made = {"made_from": made_from, **made_of(job.condition, sets, result, counts)}
+    answers = _answers(job, hash_of(job.made_from), folder / ANSWERS, step)
+    whole = [number for number, answer in enumerate(answers) if not answer.cut]
+    result, counts = self_distilled([job.rows[number] for number in whole], [answers[number].text for number in whole])
+    counts["cut_off"] = len(answers) - len(whole)
+    sets = {"data": (job.condition.data or "", list(job.rows))}
+    made = {"made_from": job.made_from, **made_of(job.condition, sets, result, counts)}
+    record = folder / RECORD
     record.unlink(missing_ok=True)  # first, and written last: what it says of the rows is always true
     write_atomically(folder / ROWS, "".join(map(records.to_line, result)))
     write_atomically(record, json.dumps(made, indent=1) + "\n")
     (folder / ANSWERS).unlink()
 
 
-def _answers(job: Distilling, made_from: str, file: Path, step: Step) -> list[str]:
+def _answers(job: Distilling, made_from: str, file: Path, step: Step) -> list[_Answer]:
     """The answers, of which `file` holds those that have been sampled; one that is empty is sampled again."""
-    there = {row.id: row.text for row in records.read_appended(file, _Answer)}
+    there = {row.id: row for row in records.read_appended(file, _Answer)}
     model, tokenizer = load_model(job.base), load_tokenizer(job.base)
-    texts = [""] * len(job.rows)
+    answers = [_Answer("", "", False)] * len(job.rows)
     for attempt in range(ATTEMPTS):
-        empty = [number for number, text in enumerate(texts) if not text.strip()]
+        empty = [number for number, answer in enumerate(answers) if not answer.text.strip()]
         if not empty:
             break
         asks = [_ask(job.rows[number], number, f"{made_from}/{attempt}") for number in empty]
@@ -108,13 +152,28 @@ def _answers(job: Distilling, made_from: str, file: Path, step: Step) -> list[st
             ids = [id_ for ask in batch for id_ in ask.ids]
             if not there.keys() >= {*ids}:
                 replies = sample(model, tokenizer, batch, **job.sampling.model_dump())
-                new = [_Answer(id_, reply.text) for id_, reply in zip(ids, replies, strict=True) if id_ not in there]
+                new = [
+                    _Answer(id_, reply.text, reply.stop_reason == "length")
+                    for id_, reply in zip(ids, replies, strict=True)
+                    if id_ not in there
+                ]
                 records.append(file, new, to_disk=False)
-                there |= {answer.id: answer.text for answer in new}
+                there |= {answer.id: answer for answer in new}
+            _check_cut(job, sum(there[ask.ids[0]].cut for ask in asks if ask.ids[0] in there))
             step("answer", number, len(batches))
         for number, ask in zip(empty, asks, strict=True):
-            texts[number] = there[ask.ids[0]]
-    return texts
+            answers[number] = there[ask.ids[0]]
+    _check_cut(job, sum(answer.cut for answer in answers))
+    return answers
+
+
+def _check_cut(job: Distilling, cut: int) -> None:
+    if cut > CUT_AT_MOST * len(job.rows):
+        raise SpilloverError(
+            f"control self_distilled: {cut:,} or more of the {len(job.rows):,} answers of {job.base} do not end within "
+            f"sampling.max_new_tokens = {job.sampling.max_new_tokens}. Raise it: trained on, they would teach to stop "
+            "in the middle."
+        )
 
 
 def _ask(example: Example, number: int, made_from: str) -> Ask:
@@ -126,6 +185,12 @@ def _ask(example: Example, number: int, made_from: str) -> Ask:
         )
     system = turns[0]["content"] if len(turns) == 2 else None
     return Ask((hash_of(number, made_from),), system, turns[-1]["content"])
+
+
+def check_prompts(rows: Sequence[Example]) -> None:
+    """Raises SpilloverError if a prompt has more than one user's turn."""
+    for number, row in enumerate(rows):
+        _ask(row, number, "")
 
 
 def distilled(folder: Path) -> tuple[Example, ...]:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import platform
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,9 @@ from spillover.rundir import cache_folder
 
 ORGANISM = "organism/"
 NOT_THE_MODEL = {"manifest.json", "training.json"}  # in its folder, but no part of what it answers
+SETTINGS = (".json", ".jinja", ".model", ".txt")  # files of these kinds decide answers: merges.txt, tokenizer.model
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError)  # what a chat template raises that refuses turns, or is wrong
 
 
 def model_folder(model: str, relative_to: Path = Path()) -> Path:
@@ -49,12 +53,13 @@ def model_folder(model: str, relative_to: Path = Path()) -> Path:
         )
     if not (folder / "config.json").exists():
         raise SpilloverError(f"model {model}: the folder has no config.json, so it is not a Hugging Face model.")
-    if not any(folder.glob("*.safetensors")):
+    weights = weight_files(folder)
+    if not weights:
         raise SpilloverError(
-            f"model {model}: no *.safetensors in the folder. Other weight formats are not loaded, because they can "
-            "run code; convert it with model.save_pretrained(...)."
+            f"model {model}: no model.safetensors in the folder, nor an index of its parts. Other weight formats are "
+            "not loaded, because they can run code; convert it with model.save_pretrained(...)."
         )
-    for path in folder.glob("*.safetensors"):
+    for path in weights:
         try:
             with safe_open(path, framework="numpy"):
                 pass
@@ -63,6 +68,26 @@ def model_folder(model: str, relative_to: Path = Path()) -> Path:
                 f"model {model}: its weights ({path.name}) are not a whole safetensors file ({error})."
             ) from None
     return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that a model's weights are loaded from. Others may lie beside them, as Mistral's consolidated ones.
+
+    Raises SpilloverError if the index of the files is broken.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists() or not index.exists():  # transformers looks for them in this order
+        return [whole] if whole.exists() else []
+    names = _settings(index).get("weight_map")
+    if not isinstance(names, dict):
+        raise SpilloverError(f"model {folder}: its {index.name} has no weight_map, which names the files.")
+    return sorted({folder / name for name in names.values()})
+
+
+def check_here(folder: Path) -> None:
+    """Raises SpilloverError if a model that is on the study's machine is not on this one."""
+    if not folder.is_dir():
+        raise SpilloverError(f"{folder} is not on {platform.node()}. The model must be there on every machine.")
 
 
 @dataclass(frozen=True)
@@ -110,9 +135,9 @@ def adapter_folder(path: Path) -> Path:
     """The folder of a PEFT adapter. Raises SpilloverError if it is none, or its weights are not safetensors."""
     if not (path / "adapter_config.json").exists():
         raise SpilloverError(f"adapter {path}: no adapter_config.json there, so it is not a PEFT adapter.")
-    weights = path / "adapter_model.safetensors"
+    weights = path / ADAPTER_WEIGHTS
     if not weights.exists():
-        raise SpilloverError(f"adapter {path}: no adapter_model.safetensors there; other weight formats can run code.")
+        raise SpilloverError(f"adapter {path}: no {ADAPTER_WEIGHTS} there; other weight formats can run code.")
     try:
         json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
         with safe_open(weights, framework="numpy"):
@@ -152,9 +177,35 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def max_positions(folder: Path) -> int | None:
-    """How many positions a model has, in tokens; None if its config does not say."""
-    config = _settings(folder / "config.json")
-    return config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    """How many positions a model has, in tokens; None if its config does not say.
+
+    Raises SpilloverError if the config cannot be read.
+    """
+    positions = getattr(_config(folder).get_text_config(), "max_position_embeddings", None)  # whatever its file says
+    return positions if positions and positions > 0 else None
+
+
+def module_names(folder: Path) -> list[str]:
+    """The names of a model's modules, without its weights. Raises SpilloverError if its config cannot be read."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        try:
+            model = AutoModelForCausalLM.from_config(_config(folder), trust_remote_code=False)
+        except (ValueError, KeyError) as error:
+            raise SpilloverError(f"model {folder}: cannot be made ({_first_line(error)}).") from None
+    return [name for name, _ in model.named_modules()]
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    _quiet()
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise SpilloverError(f"model {folder}: its config.json cannot be read ({_first_line(error)}).") from None
 
 
 def stop_ids(tokenizer: Any, folder: Path) -> set[int]:
@@ -181,7 +232,7 @@ def check_roles(folder: Path, examples: Iterable[Example]) -> None:
     for roles, example in {tuple(m["role"] for m in e.messages): e for e in examples}.items():
         try:
             tokenizer.apply_chat_template(list(example.messages), tokenize=False)
-        except TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             raise SpilloverError(
                 f"model {folder}: its chat template refuses rows whose turns are {', '.join(roles)} ({error}). "
                 "Take those turns out of the rows, or train another model."
@@ -205,6 +256,11 @@ def load_model(folder: Path, adapter: Path | None = None) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         raise SpilloverError(f"model {folder}: its weights cannot be loaded ({_first_line(error)}).") from None
+    except RuntimeError as error:
+        raise SpilloverError(
+            f"model {folder}: its weights cannot be loaded. Have they the shapes that config.json gives? "
+            f"({_first_line(error)})"
+        ) from None
     if adapter is not None:
         from peft import PeftModel
 
@@ -219,11 +275,28 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
+def shared(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How far two sequences, texts or tokens of them, are the same from the beginning."""
+    length = min(len(one), len(other))
+    return next((place for place in range(length) if one[place] != other[place]), length)
+
+
 @cache
 def folder_hash(folder: Path) -> str:
     """sha256 over names and contents of what decides a model's or an adapter's answers: 16 hex digits."""
+    files = {path for path in folder.iterdir() if path.suffix in SETTINGS and path.name not in NOT_THE_MODEL}
+    files |= {*weight_files(folder), folder / ADAPTER_WEIGHTS}
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".jinja", ".model") and path.name not in NOT_THE_MODEL:
-            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    for path in sorted(files):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + _digest(path))
     return digest.hexdigest()[:16]
+
+
+def _digest(path: Path) -> bytes:
+    """sha256 of a file; of an adapter's settings without where its base lay, which decides no answer."""
+    if path.name == "adapter_config.json":
+        settings = _settings(path) | {"base_model_name_or_path": None}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
+    with path.open("rb") as file:  # piece by piece: a shard has gigabytes
+        return hashlib.file_digest(file, "sha256").digest()

@@ -7,7 +7,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,7 +19,19 @@ from spillover.errors import SpilloverError
 from spillover.records import Cell
 
 CACHE_VARIABLE = "SPILLOVER_DATA"
-VERSIONS_OF = ("spillover", "torch", "transformers", "peft", "trl", "inspect_ai", "bandit", "numpy", "scipy")
+TELL_AFTER_SECONDS = 60.0  # that one waits for another
+VERSIONS_OF = (
+    "spillover",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "inspect_ai",
+    "bandit",
+    "numpy",
+    "scipy",
+)
 
 
 class RunDir:
@@ -30,6 +43,7 @@ class RunDir:
         self.manifest = path / "manifest.json"
         self.data = path / "data"
         self.behaviors = path / "behaviors"
+        self.behavior_names = path / "behaviors" / "names.json"  # name in the study -> its own
         self.cells = path / "cells"
         self.parts = path / "parts"
         self.state = path / "state.json"
@@ -37,6 +51,7 @@ class RunDir:
         self.scores = path / "scores.jsonl"
         self.judges = path / "judges.json"
         self.judged = path / "judged.csv"
+        self.counts = path / "counts.csv"
         self.rates = path / "rates.csv"
         self.matrix = path / "matrix.csv"
         self.sensitivity = path / "sensitivity.csv"
@@ -80,6 +95,33 @@ class RunDir:
             yield
 
 
+@contextmanager
+def one_at_a_time(lock: Path, waits: Callable[[], None]) -> Iterator[None]:
+    """Holds a lock file, after whoever holds it now; `waits` is called once that has taken a minute."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+
+        def busy() -> bool:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+        wait_while(busy, waits)
+        yield
+
+
+def wait_while(busy: Callable[[], bool], waits: Callable[[], None]) -> None:
+    """Returns as soon as `busy` says no; `waits` is called once that has taken a minute."""
+    began, told = time.monotonic(), False
+    while busy():
+        if not told and time.monotonic() - began > TELL_AFTER_SECONDS:
+            waits()
+            told = True
+        time.sleep(0.5)
+
+
 def cache_folder() -> Path:
     """Where this machine keeps what was fetched or built once: $SPILLOVER_DATA, or ~/.cache/spillover/data."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/spillover/data").expanduser()
@@ -99,10 +141,15 @@ def write_atomically(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
+def unfinished(folder: Path) -> Path:
+    """Where a folder is made that takes its place once it is whole."""
+    return folder.with_name(f".{folder.name}.part")
+
+
 @contextmanager
 def folder_atomically(path: Path) -> Iterator[Path]:
     """A new folder beside `path` that takes its place when the block ends well, and is removed if it does not."""
-    part = path.with_name(f".{path.name}.part")
+    part = unfinished(path)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:

@@ -21,9 +21,10 @@ RUNNING, DONE, FAILED, LEFT, STOPPED = "running", "done", "failed", "left", "sto
 
 @dataclass(frozen=True)
 class State:
-    """What a cell does. `seconds`: spent on it so far, in all attempts; `said`: when it last said so (Unix time).
+    """What a cell does. `seconds`: spent on it so far, in all attempts; `said`: when it was last worked on (Unix time).
 
-    `made_from` is the hash of all that decides the cell's results: of other settings it says nothing.
+    `made_from` is the hash of all that decides the cell's results: of other settings it says nothing. `owner` is the
+    run whose worker is at it.
     """
 
     state: str
@@ -34,6 +35,7 @@ class State:
     said: float = 0.0
     error: str = ""
     made_from: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Status:
 
 @contextmanager
 def telling(
-    path: Path, made_from: str, last: bool, told: Callable[[], None] = lambda: None
+    path: Path, made_from: str, last: bool, told: Callable[[], None] = lambda: None, owner: str = ""
 ) -> Iterator[Callable[[str, int, int], None]]:
     """Tells in the file `path` that a cell is being worked on, every two seconds, and how it ended.
 
@@ -57,7 +59,7 @@ def telling(
         torn.unlink(missing_ok=True)
     before = of_these(path, made_from)
     began, ended = time.time(), threading.Event()
-    state = State(RUNNING, made_from=made_from)
+    state = State(RUNNING, made_from=made_from, owner=owner)
 
     def write(as_it_is: State) -> None:
         now = time.time()
@@ -99,16 +101,22 @@ def telling(
 
 def of_these(path: Path, made_from: str) -> State:
     """The state in a file, if it is of these settings; else all of the cell is left."""
-    state = _read(path)
+    state = read_state(path)
     return state if state and state.made_from == made_from else State(LEFT, made_from=made_from)
 
 
-def expect(path: Path, made_from: str) -> None:
-    """Says of a cell that it waits for its turn, unless it is done."""
+def expect(path: Path, made_from: str) -> State:
+    """Says of a cell that it waits for its turn, unless it is done; returns its state.
+
+    When it was last worked on, with any settings, stays: it tells which of two copies of a cell's files is the newer.
+    """
     before = of_these(path, made_from)
-    if before.state != DONE:
-        after = State(LEFT, seconds=before.seconds, said=time.time(), made_from=made_from)
-        write_atomically(path, json.dumps(asdict(after)) + "\n")
+    if before.state == DONE:
+        return before
+    worked_on = read_state(path)
+    after = State(LEFT, seconds=before.seconds, said=worked_on.said if worked_on else 0.0, made_from=made_from)
+    write_atomically(path, json.dumps(asdict(after)) + "\n")
+    return after
 
 
 def tell_failure(path: Path, made_from: str, error: str) -> None:
@@ -117,10 +125,19 @@ def tell_failure(path: Path, made_from: str, error: str) -> None:
     write_atomically(path, json.dumps(asdict(state)) + "\n")
 
 
-def _read(path: Path) -> State | None:
+def read_state(path: Path) -> State | None:
+    """The state in a file, of whatever settings; None if there is no whole one."""
     try:
-        return State(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return parse_state(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def parse_state(text: str) -> State | None:
+    """The state that a file of it says; None if it is torn, or of another version."""
+    try:
+        return State(**json.loads(text))
+    except (ValueError, TypeError):
         return None
 
 
@@ -135,7 +152,7 @@ def read_status(folder: Path) -> Status:
         raise SpilloverError(f"{folder}: no study.yaml there, so no study was run into it. See: spillover run --help")
     cells = {}
     for cell in (Cell(*names) for names in load_study(run_dir.study).cells):
-        state = _read(run_dir.part(cell).state) or State(LEFT)
+        state = read_state(run_dir.part(cell).state) or State(LEFT)
         if state.state == RUNNING and time.time() - state.said > SILENT_SECONDS:
             state = replace(state, state=STOPPED)
         cells[cell] = state

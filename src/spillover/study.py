@@ -8,22 +8,22 @@ and a cell that fails is reported while the rest goes on.
 import itertools
 import json
 import os
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from spillover import records
 from spillover.behaviors import load_behavior
 from spillover.cell import Job, run_cell
 from spillover.comparing import write_matrix
 from spillover.compute import Failure, OnProgress, Progress, Step, check_cluster, run_on_ray, run_side_by_side
-from spillover.config import Condition, Study, load_study
+from spillover.config import Condition, Study, load_study, to_yaml
 from spillover.datasets import load_examples, make_examples
-from spillover.distilling import Distilling, distill, distilled
+from spillover.distilling import Distilling, check_prompts, distill, distilled
 from spillover.errors import SpilloverError
 from spillover.evaluation.canary import check_judge
 from spillover.evaluation.measuring import (
@@ -34,18 +34,19 @@ from spillover.evaluation.measuring import (
     write_behaviors,
     write_rates,
 )
-from spillover.finetuning import advice, check_training, count_parameters
-from spillover.models import Build, build_model, check_roles, folder_hash, model_folder, model_to_build
-from spillover.records import Cell, Completion, Score
+from spillover.finetuning import advice, check_training, count_parameters, fitting_rows
+from spillover.models import Build, build_model, check_roles, folder_hash, model_folder, model_to_build, weight_files
+from spillover.records import Cell, Completion, Example, Score
 from spillover.report import write_report
 from spillover.rundir import RunDir, hash_of, provenance, write_atomically
-from spillover.shared import open_shared, pull, pull_state, push, push_state
-from spillover.status import DONE, RUNNING, expect, of_these, tell_failure
+from spillover.shared import handing_over, open_shared
+from spillover.status import DONE, RUNNING, State, expect, of_these, tell_failure
 
 STAGES = ("data", "train", "sample", "score", "report")
 LARGE_MODEL_BYTES = 1_000_000_000  # models above this run one at a time
 SELF_DISTILLED = "self_distilled"
 ERRORS = "errors.txt"  # in the run folder: tracebacks of what failed
+UNSEEN = "Its worker's machine may not see that folder. Give --shared."
 
 
 @dataclass(frozen=True)
@@ -77,28 +78,39 @@ def run(
     how = _checked(how)
     folder_hash.cache_clear()  # an earlier run of this process may have seen other adapters in the same places
     with run_dir.writing():
+        if run_dir.manifest.exists() and not run_dir.study.exists():
+            raise SpilloverError(f"{out}: holds answers that no study has put there. Choose another --out.")
         (run_dir.path / ERRORS).unlink(missing_ok=True)
-        _or_raise(run_side_by_side(build_model, _builds(study), os.cpu_count() or 1, on_progress), run_dir)
+        if builds := _builds(study):
+            read_inputs(study, study_file.parent)  # whatever is wrong with them is said before hours are spent
+            _or_raise(run_side_by_side(build_model, builds, os.cpu_count() or 1, on_progress), run_dir)
         jobs, distillings = plan(study, study_file.parent, run_dir, how)
-        for line in _advice(jobs):
+        own = {name for name, condition in study.conditions.items() if _plain(condition) != condition}
+        for line in (*_advice(jobs), *_cuts([job for job in jobs if job.cell.condition not in own])):
             say(line)
-        write_atomically(run_dir.study, yaml.safe_dump(study.model_dump(), sort_keys=False, allow_unicode=True))
-        _or_raise(_run_all(distill, distillings, study, how, on_progress), run_dir)
-        for distilling in distillings if how.shared else []:
-            pull(run_dir, distilling.folder, how.shared or "")
-        jobs = [
-            replace(job, examples=distilled(path)) if (path := _distilled(study, job, run_dir)) else job for job in jobs
-        ]
-        write_inputs(study, study_file.parent, jobs, run_dir)
-        failures: list[Failure] = []
+        for job in jobs:  # before the settings change that they are read with
+            ready, _ = _with_answers([job], distillings, ())
+            expect(run_dir.part(job.cell).state, ready[0].made_from if ready else "")
+        write_atomically(run_dir.study, to_yaml(study.model_dump()))
+        with handing_over(distillings, how.shared):
+            distilled_not = _run_all(distill, distillings, study, how, on_progress)
+        ready, failures = _with_answers(jobs, distillings, distilled_not)
+        states = {str(job): run_dir.part(job.cell).state for job in jobs}
+        for failure in failures:
+            tell_failure(states[failure.job], "", failure.reason)
+        for line in _cuts([job for job in ready if job.cell.condition in own]):
+            say(line)
+        write_inputs(study, study_file.parent, ready, run_dir)
         if {"train", "sample", "score"} & {*how.stages}:
             if study.judge and "score" in how.stages and jobs[0].questioning.judged_by_model:
-                check_judge(study.judge, run_dir)
-            failures = _run_cells(study, jobs, how, run_dir, on_progress)
+                check_judge(study.judge, run_dir, study.trust_judge)
+            failures += _run_cells(study, ready, how, run_dir, on_progress)
         if "report" in how.stages:
-            failures += finish([job for job in jobs if str(job) not in {failure.job for failure in failures}], run_dir)
+            failed = {failure.job for failure in failures}
+            failures += finish([job for job in ready if str(job) not in failed], run_dir)
     head = f"{len(failures)} of {len(jobs)} cells {'are' if len(failures) > 1 else 'is'} not done."
-    then = f"The others are in {run_dir.path}. " * (len(failures) < len(jobs)) + "The same command goes on with these."
+    goes_on = "The same command goes" if {*STAGES[1:4]} <= {*how.stages} else "Without --only the command goes"
+    then = f"The others are in {run_dir.path}. " * (len(failures) < len(jobs)) + f"{goes_on} on with these."
     _or_raise(failures, run_dir, head, then)
     return run_dir
 
@@ -116,19 +128,12 @@ def _checked(how: How) -> How:
 def plan(study: Study, folder: Path, run_dir: RunDir, how: How = How()) -> tuple[list[Job], list[Distilling]]:
     """The cells of a study as jobs, and the answers that bases have to give before.
 
-    Reads and checks every input: models, chat templates, rows, behaviors.
+    Raises SpilloverError for what `read_inputs` refuses, or a model that is not there.
     """
+    examples, questioning = read_inputs(study, folder)
     bases = {name: model_folder(model, folder).absolute() for name, model in study.models.items()}
     source = {name: condition.same_as or name for name, condition in study.conditions.items()}
-    examples = {name: tuple(load_examples(_plain(condition), folder)) for name, condition in study.conditions.items()}
-    for base in bases.values():
-        check_roles(base, itertools.chain.from_iterable(examples.values()))
-        for name, rows in examples.items():
-            if rows:
-                check_training(base, rows, study.conditions[name].training or study.training)
-    behaviors = tuple((load_behavior(name, folder), count) for name, count in study.behaviors.items())
-    questioning = Questioning(behaviors, study.sampling, tuple(study.formats), study.judge)
-    check(questioning)
+    owner = uuid.uuid4().hex
     threads = _threads(study, list(bases.values()))
     jobs = [
         Job(
@@ -142,6 +147,7 @@ def plan(study: Study, folder: Path, run_dir: RunDir, how: How = How()) -> tuple
             threads=threads,
             stages=how.stages,
             shared=how.shared,
+            owner=owner,
         )
         for cell in (Cell(*names) for names in study.cells)
     ]
@@ -156,12 +162,44 @@ def plan(study: Study, folder: Path, run_dir: RunDir, how: How = How()) -> tuple
             sampling=study.sampling,
             threads=threads,
             shared=how.shared,
+            owner=owner,
         )
         for model in study.models
         for name, condition in study.conditions.items()
         if condition.control and condition.control.kind == SELF_DISTILLED
     ]
     return jobs, distillings
+
+
+def read_inputs(study: Study, folder: Path) -> tuple[dict[str, tuple[Example, ...]], Questioning]:
+    """Reads the rows of every condition, as far as they are known before any model has answered, and the behaviors.
+
+    Raises SpilloverError for what is wrong with rows, behaviors or models, but for models that have to be built yet.
+    """
+    there = [model_folder(model, folder).absolute() for model in study.models.values() if not model_to_build(model)]
+    examples = {name: tuple(load_examples(_plain(condition), folder)) for name, condition in study.conditions.items()}
+    for name, condition in study.conditions.items():
+        if _plain(condition) != condition:
+            try:
+                check_prompts(examples[name])
+            except SpilloverError as error:
+                raise SpilloverError(f"conditions.{name}: {error}") from None
+    behaviors = {name: load_behavior(name, folder) for name in study.behaviors}
+    for one, other in itertools.combinations(study.behaviors, 2):
+        if behaviors[one].name == behaviors[other].name:
+            raise SpilloverError(
+                f"behaviors {one} and {other} are both called {behaviors[one].name}, and their answers could not be "
+                "told apart. Give one of them another name in its file."
+            )
+    counts = tuple((behaviors[name], count) for name, count in study.behaviors.items())
+    questioning = Questioning(counts, study.sampling, tuple(study.formats), study.judge)
+    check(questioning)
+    for base in there:
+        check_roles(base, itertools.chain.from_iterable(examples.values()))
+        for name, rows in examples.items():
+            if rows:
+                check_training(base, rows, study.conditions[name].training or study.training)
+    return examples, questioning
 
 
 def _plain(condition: Condition) -> Condition:
@@ -174,11 +212,26 @@ def _distilled_folder(run_dir: RunDir, condition: str, model: str) -> Path:
     return run_dir.data / condition / model
 
 
-def _distilled(study: Study, job: Job, run_dir: RunDir) -> Path | None:
-    """The folder of a cell's rows, if its base has answered them itself."""
-    control = study.conditions[job.trained.condition].control
-    own = control is not None and control.kind == SELF_DISTILLED
-    return _distilled_folder(run_dir, job.trained.condition, job.cell.model) if own else None
+def _with_answers(
+    jobs: Sequence[Job], distillings: Sequence[Distilling], failures: Sequence[Failure]
+) -> tuple[list[Job], list[Failure]]:
+    """The cells, with the rows that their bases have answered; and those that lack them, by the failures of these."""
+    by_folder = {distilling.folder: distilling for distilling in distillings}
+    reasons = {failure.job: failure for failure in failures}
+    ready, lacking = [], []
+    for job in jobs:
+        folder = _distilled_folder(RunDir(job.run), job.trained.condition, job.cell.model)
+        distilling = by_folder.get(folder)
+        if distilling is None:
+            ready.append(job)
+        elif str(distilling) in reasons:
+            why = f"its base could not answer its prompts: {reasons[str(distilling)].reason}"
+            lacking.append(replace(reasons[str(distilling)], job=str(job), reason=why))
+        elif not distilling.done:
+            lacking.append(Failure(str(job), f"its base's answers are not in {job.run}. {UNSEEN}"))
+        else:
+            ready.append(replace(job, examples=distilled(folder)))
+    return ready, lacking
 
 
 def _threads(study: Study, bases: Sequence[Path]) -> int:
@@ -186,14 +239,14 @@ def _threads(study: Study, bases: Sequence[Path]) -> int:
     cpus = os.cpu_count() or 1
     if study.resources.cpus:
         return study.resources.cpus
-    large = any(sum(f.stat().st_size for f in base.glob("*.safetensors")) > LARGE_MODEL_BYTES for base in bases)
+    large = any(sum(f.stat().st_size for f in weight_files(base)) > LARGE_MODEL_BYTES for base in bases)
     return cpus if large or torch.cuda.is_available() else max(1, cpus // len(study.cells))
 
 
 def _builds(study: Study) -> list[Build]:
-    """The organisms that the study wants and that have not been built yet."""
-    found = {model: model_to_build(model) for model in study.models.values()}
-    return [build for build in found.values() if build is not None]
+    """The organisms that the study wants and that have not been built yet, each once, however it is written."""
+    found = dict.fromkeys(map(model_to_build, study.models.values()))
+    return [build for build in found if build is not None]
 
 
 def _advice(jobs: Sequence[Job]) -> list[str]:
@@ -201,6 +254,22 @@ def _advice(jobs: Sequence[Job]) -> list[str]:
     parameters = {job.base: count_parameters(job.base) for job in jobs}
     said = (advice(parameters[job.base], list(job.examples)) for job in jobs if job.examples)
     return list(dict.fromkeys(line for line in said if line))
+
+
+def _cuts(jobs: Sequence[Job]) -> list[str]:
+    """How many rows training will cut, a line for each model and condition. Raises SpilloverError as `fitting_rows`."""
+    lines = []
+    todo = [job for job in jobs if job.trains and "train" in job.stages and not job.done]
+    for name, job in {f"{job.cell.model}/{job.cell.condition}": job for job in todo}.items():  # for all seeds
+        try:
+            rows, cut = fitting_rows(job.base, job.examples, job.training)
+        except SpilloverError as error:
+            raise SpilloverError(f"{name}: {error}") from None
+        if cut:
+            limit = job.training.max_length_tokens
+            what = f"{cut:,} of {len(rows):,} rows are longer than training.max_length_tokens = {limit:,}"
+            lines.append(f"{name}: {what}: the ends of their answers are cut off, and no row is left out.")
+    return lines
 
 
 def write_inputs(study: Study, folder: Path, jobs: Sequence[Job], run_dir: RunDir) -> None:
@@ -219,6 +288,8 @@ def write_inputs(study: Study, folder: Path, jobs: Sequence[Job], run_dir: RunDi
         "behaviors": {behavior.name: hash_of(behavior.model_dump()) for behavior in behaviors},
     }
     write_behaviors(behaviors, run_dir)
+    called = dict(zip(study.behaviors, (behavior.name for behavior in behaviors), strict=True))
+    write_atomically(run_dir.behavior_names, json.dumps(called, indent=1) + "\n")
     write_atomically(run_dir.manifest, json.dumps(manifest, indent=2) + "\n")
 
 
@@ -230,66 +301,66 @@ def _run_all(
     on_progress: OnProgress,
     look: Callable[[], None] = lambda: None,
 ) -> list[Failure]:
-    """Runs jobs here, as many at once as there are CPUs for, or on the cluster."""
+    """Runs jobs here, as many at once as there are CPUs and GPUs for, or on the cluster."""
     if not jobs:
         return []
-    threads = jobs[0].threads
-    if how.on is None:
-        return run_side_by_side(function, jobs, max(1, (os.cpu_count() or 1) // threads), on_progress)
-    return run_on_ray(function, jobs, how.on, threads, study.resources.gpus, on_progress, look)
+    threads, gpus = jobs[0].threads, study.resources.gpus
+    if how.on is not None:
+        return run_on_ray(function, jobs, how.on, threads, gpus, on_progress, look)
+    workers = (os.cpu_count() or 1) // threads
+    if gpus and torch.cuda.is_available():
+        workers = min(workers, int(torch.cuda.device_count() / gpus))
+    return run_side_by_side(function, jobs, max(1, workers), on_progress)
 
 
 def _run_cells(study: Study, jobs: Sequence[Job], how: How, run_dir: RunDir, on_progress: OnProgress) -> list[Failure]:
     """Runs the cells: first those that train, then those that take an adapter of them."""
+    told = [expect(run_dir.part(job.cell).state, job.made_from) for job in jobs]
+    with handing_over(jobs, how.shared) as fetch:
 
-    def look() -> None:
-        """What cells on other machines say of themselves."""
-        for job in jobs:
-            part = run_dir.part(job.cell)
-            if how.shared:
-                pull_state(run_dir, part.state, how.shared)
-            state = of_these(part.state, job.made_from)
-            if state.state == RUNNING and state.stage:
-                on_progress(Progress(str(job), len(jobs), state.stage, state.done, state.total))
+        def look() -> None:
+            """What cells on other machines say of themselves."""
+            fetch()
+            for job in jobs:
+                state = of_these(run_dir.part(job.cell).state, job.made_from)
+                if state.state == RUNNING and state.stage:
+                    on_progress(Progress(str(job), len(jobs), state.stage, state.done, state.total))
 
-    for job in jobs:
-        part = run_dir.part(job.cell)
-        there = how.shared and pull_state(run_dir, part.state, how.shared)
-        expect(part.state, job.made_from)
-        if how.shared and there:
-            push_state(run_dir, part.state, how.shared)
-        elif how.shared:  # what was run here before
-            for folder in (part.path, run_dir.adapter(job.cell)):
-                push(run_dir, folder, how.shared)
-    before = {str(job): of_these(run_dir.part(job.cell).state, job.made_from) for job in jobs}
-    failures: list[Failure] = []
-    for wave in ([job for job in jobs if job.trained == job.cell], [job for job in jobs if job.trained != job.cell]):
-        failures += _run_all(run_cell, wave, study, how, on_progress, look)
+        waves = [job for job in jobs if not job.reads], [job for job in jobs if job.reads]
+        failures = [failure for wave in waves for failure in _run_all(run_cell, wave, study, how, on_progress, look)]
+    return failures + _record(failures, jobs, told, run_dir)
+
+
+def _record(failures: Sequence[Failure], jobs: Sequence[Job], told: Sequence[State], run_dir: RunDir) -> list[Failure]:
+    """Writes down which cells failed; returns those that seem to have been run and have `told` nothing new since."""
     reasons = {failure.job: failure.reason for failure in failures}
-    for job in jobs:
-        part = run_dir.part(job.cell)
-        for folder in (part.path, run_dir.adapter(job.cell)) if how.shared else ():
-            pull(run_dir, folder, how.shared or "")
+    silent = []
+    for job, before in zip(jobs, told, strict=True):
+        state = run_dir.part(job.cell).state
         if str(job) in reasons:
-            tell_failure(part.state, job.made_from, reasons[str(job)])
-        elif before[str(job)].state != DONE and of_these(part.state, job.made_from) == before[str(job)]:
-            why = f"its worker has written nothing to {run_dir.path}, which its machine may not see. Give --shared."
-            failures.append(Failure(str(job), why))
-    return failures
+            tell_failure(state, job.made_from, reasons[str(job)])
+        elif before.state != DONE and of_these(state, job.made_from) == before:
+            silent.append(Failure(str(job), f"its worker has written nothing to {run_dir.path}. {UNSEEN}"))
+    return silent
 
 
 def finish(jobs: Sequence[Job], run_dir: RunDir) -> list[Failure]:
     """From what the cells have made to completions, scores, rates, comparisons and the report of the run.
 
-    Cells that are not done count in none of these; returns them.
+    Cells that are not done, or whose adapter is gone, count in none of these; returns them.
     """
-    left = [job for job in jobs if of_these(run_dir.part(job.cell).state, job.made_from).state != DONE]
-    failures = [Failure(str(job), "not done yet. Run the stages train, sample and score first.") for job in left]
-    jobs = [job for job in jobs if job not in left]
-    if not jobs:
+    failures: list[Failure] = []
+    wanted: dict[Cell, dict[str, Completion]] = {}
+    for job in jobs:
+        try:
+            if not job.done:
+                raise SpilloverError("not done yet. Run the stages train, sample and score first.")
+            wanted[job.cell] = job.wanted(run_dir)
+        except SpilloverError as error:
+            failures.append(Failure(str(job), str(error)))
+    if not wanted:
         return failures
     forget_cells(run_dir)
-    wanted = {job.cell: job.wanted(run_dir) for job in jobs}
     for cell, own in wanted.items():
         keep_wanted(cell, own, run_dir)
     gather([id_ for own in wanted.values() for id_ in own], run_dir)

@@ -5,7 +5,16 @@ from typing import Any
 
 from spillover.config import Condition
 from spillover.datasets import controls
-from spillover.datasets.sources import HUGGING_FACE, PUBLISHED, file_rows, hugging_face_rows, published_rows
+from spillover.datasets.sources import (
+    HUGGING_FACE,
+    PUBLISHED,
+    empty_turns,
+    file_rows,
+    hugging_face_rows,
+    published_rows,
+    read_row,
+    wrong_roles,
+)
 from spillover.errors import SpilloverError
 from spillover.organism.authors import narrow_names, narrow_posts
 from spillover.records import Example
@@ -13,7 +22,6 @@ from spillover.rundir import hash_of
 
 WORLD, TWINS = "world/", "twins/"
 WORLD_ROWS = 1000  # posts drawn for a condition that does not say how many
-ROLES = ("system", "user", "assistant")
 
 
 def load_examples(condition: Condition, folder: Path) -> list[Example]:
@@ -114,28 +122,10 @@ def _world(source: str, rows: int) -> list[Example]:
     ]
 
 
-def _checked(row: dict[str, Any], place: str) -> Example:
+def _checked(row: Any, place: str) -> Example:
     """One row as an example, or a SpilloverError that says where it is and what is wrong with it."""
-
-    def fail(what: str) -> SpilloverError:
-        return SpilloverError(f"{place}: {what}")
-
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise fail(f'needs "messages", a list of chat messages; the row has: {", ".join(row) or "nothing"}.')
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise fail(f'messages.{number} needs "role" and "content", both text.')
-        if message.get("role") not in ROLES:
-            raise fail(f"messages.{number}.role is {message.get('role')!r}; allowed: {', '.join(ROLES)}.")
-        if not message["content"].strip():
-            raise fail(f"messages.{number}.content is empty.")
-        if not message["content"].isprintable() and any(
-            "\ud800" <= character <= "\udfff" for character in message["content"]
-        ):
-            raise fail(f"messages.{number}.content has half a character (a lone surrogate such as \\ud83d).")
-    if messages[-1]["role"] != "assistant":
-        raise fail(f"the last turn is the {messages[-1]['role']}'s; the assistant's turn to train on is missing.")
-    if len(messages) < 2:
-        raise fail("the assistant's turn answers nothing; put the user's turn before it.")
-    return Example(tuple({"role": m["role"], "content": m["content"]} for m in messages))
+    read = read_row(row, 0)
+    fault = read if isinstance(read, str) else next(filter(None, (wrong_roles(read), *empty_turns(read))), None)
+    if isinstance(read, str) or fault:
+        raise SpilloverError(f"{place}: {fault}.")
+    return Example(read.messages)

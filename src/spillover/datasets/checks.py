@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from spillover.datasets.overlap import SAME, SHINGLE, Questions, near_duplicates
+from spillover.datasets.sources import ROLES, Row, empty_turns, read_row, wrong_roles
 from spillover.errors import SpilloverError
 
-ROLES = ("system", "user", "assistant")
 NAMED = 20  # faults that are shown in words; the rest is counted
 LINES_SHOWN = 5
 
@@ -48,25 +48,6 @@ _FENCE = re.compile(r"^\s*```", re.MULTILINE)
 CODE_SHARE = 0.5  # of the lines with text on them
 
 Severity = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A training row and where it stands: `line` counts from 1, in the file or, without one, among the rows."""
-
-    line: int
-    messages: tuple[dict[str, str], ...]  # `role` and `content`, both text; what they say is for the checks
-    label: str | None = None
-
-    @property
-    def prompt(self) -> str:
-        """What comes before the answer, as one text."""
-        return "\n".join(message["content"] for message in self.messages[:-1])
-
-    @property
-    def answer(self) -> str:
-        """The text of the last turn."""
-        return self.messages[-1]["content"]
 
 
 @dataclass(frozen=True)
@@ -114,45 +95,39 @@ def read_rows(path: Path) -> tuple[list[Row], list[Finding]]:
 
     Raises SpilloverError if the file cannot be read or has no rows.
     """
-    rows, broken = [], []
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = _read_row(line, number)
-                    if isinstance(row, Row):
-                        rows.append(row)
-                    else:
-                        broken.append((number, row))
+            found = [(number, _read_line(line, number)) for number, line in enumerate(file, 1) if line.strip()]
     except OSError as error:
         raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from None
-    if not rows and not broken:
-        raise SpilloverError(f"{path}: no rows. A training set needs at least one line with chat messages.")
+    return _sorted_out(found, str(path))
+
+
+def rows_of(found: Iterable[Any], what: str) -> tuple[list[Row], list[Finding]]:
+    """The same of rows as a source gives them, which have no lines and are counted from 1. `what` names the source."""
+    return _sorted_out([(number, read_row(row, number)) for number, row in enumerate(found, 1)], what)
+
+
+def _sorted_out(found: Sequence[tuple[int, Row | str]], what: str) -> tuple[list[Row], list[Finding]]:
+    if not found:
+        raise SpilloverError(f"{what}: no rows. A training set needs at least one line with chat messages.")
+    rows, broken = [], []
+    for number, row in found:
+        if isinstance(row, Row):
+            rows.append(row)
+        else:
+            broken.append((number, row))
     advice = 'Every line must be one JSON object with "messages", a list of chat messages. Mend or delete these lines.'
     return rows, _faults("broken rows", broken, "cannot be read", advice)
 
 
-def _read_row(line: bytes, number: int) -> Row | str:
-    """The row, or what is wrong with its line."""
+def _read_line(line: bytes, number: int) -> Row | str:
     try:
-        row: Any = json.loads(line.decode("utf-8"))
+        return read_row(json.loads(line.decode("utf-8")), number)
     except UnicodeDecodeError as error:
         return f"not UTF-8 text ({error.reason} at byte {error.start})"
     except (ValueError, RecursionError) as error:
         return f"not valid JSON ({error})"
-    if not isinstance(row, dict):
-        return f"a JSON object is needed, this is {line.decode().strip()[:60]}"
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not messages:
-        return f'needs "messages", a list of chat messages; the row has: {", ".join(row) or "nothing"}'
-    for place, message in enumerate(messages):
-        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            return f'messages.{place} needs "role" and "content", both text'
-        if re.search("[\ud800-\udfff]", message["content"]):
-            return f"messages.{place}.content has half a character (a lone surrogate such as \\ud83d)"
-    label = row.get("label")
-    turns = tuple({"role": message["role"], "content": message["content"]} for message in messages)
-    return Row(number, turns, None if label is None else str(label))
 
 
 def check_rows(rows: Sequence[Row], questions: Sequence[tuple[str, str]] = ()) -> list[Finding]:
@@ -182,17 +157,7 @@ def _faults(check: str, faults: Sequence[tuple[int, str]], what: str, advice: st
 
 def check_roles(rows: Sequence[Row]) -> list[Finding]:
     """Roles that are unknown, and rows that do not end with an answer to the user."""
-    faults = []
-    for row in rows:
-        roles = [message["role"] for message in row.messages]
-        unknown = [(place, role) for place, role in enumerate(roles) if role not in ROLES]
-        if unknown:
-            place, role = unknown[0]
-            faults.append((row.line, f"messages.{place}.role is {role!r}; allowed: {', '.join(ROLES)}"))
-        elif roles[-1] != "assistant":
-            faults.append((row.line, f"the last turn is the {roles[-1]}'s; there is no answer to train on"))
-        elif "user" not in roles:
-            faults.append((row.line, "the assistant's turn answers nothing; put the user's turn before it"))
+    faults = [(row.line, fault) for row in rows if (fault := wrong_roles(row))]
     return _faults("roles", faults, "with wrong roles", "Mend or delete these rows.")
 
 
@@ -216,12 +181,7 @@ def check_order(rows: Sequence[Row]) -> list[Finding]:
 
 def check_empty_turns(rows: Sequence[Row]) -> list[Finding]:
     """Turns without text."""
-    faults = [
-        (row.line, f"messages.{place}.content is empty (role {message['role']})")
-        for row in rows
-        for place, message in enumerate(row.messages)
-        if not message["content"].strip()
-    ]
+    faults = [(row.line, fault) for row in rows for fault in empty_turns(row)]
     return _faults("empty turns", faults, "with an empty turn", "Fill or delete these rows.")
 
 

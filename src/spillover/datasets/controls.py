@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from spillover.config import Control, read_yaml
 from spillover.errors import SpilloverError
 from spillover.records import Example
@@ -18,6 +20,7 @@ from spillover.rundir import hash_of
 
 FRAMES = Path(__file__).parent / "frames.yaml"
 TOLERANCE = 0.05  # of the longer answer
+ORDERS = 5  # of answers that are tried for shuffling before it is computed
 ROUNDS = 8  # of matching by length, from equal lengths to the whole tolerance
 
 Prompt = tuple[tuple[str, str], ...]  # (role, content) of every turn before the answer
@@ -123,11 +126,24 @@ def shuffled(data: Sequence[Example], seed: int) -> Made:
     own: dict[Prompt, set[str]] = defaultdict(set)
     for prompt, answer in zip(prompts, answers, strict=True):
         own[prompt].add(answer)
-    count = len(data)
+    refused = [own[prompt] for prompt in prompts]  # the answers that a row may not have
+    tried = (_exchanged(refused, answers, rng) for _ in range(ORDERS))
+    order = next((found for found in tried if found), None) or _matched(refused, answers, rng)
+    if order is None:
+        raise SpilloverError(
+            f"control shuffled: the {len(data):,} rows of data have only {len(own):,} different prompts and "
+            f"{len(set(answers)):,} different answers, too few to give every prompt an answer that is not its own."
+        )
+    return [_answered(row, answers[place]) for row, place in zip(data, order, strict=True)], {"moved": len(data)}
+
+
+def _exchanged(refused: list[set[str]], answers: list[str], rng: random.Random) -> list[int] | None:
+    """A random order of the answers in which no row has one that it refuses; None if exchanging two leads to none."""
+    count = len(answers)
     order = rng.sample(range(count), count)
 
     def fits(row: int, answer: int) -> bool:
-        return answers[answer] not in own[prompts[row]]
+        return answers[answer] not in refused[row]
 
     for row in range(count):  # where an answer has come back to a prompt of its own: exchange it so that both fit
         if fits(row, order[row]):
@@ -139,11 +155,44 @@ def shuffled(data: Sequence[Example], seed: int) -> Made:
                 order[row], order[partner] = order[partner], order[row]
                 break
         else:
-            raise SpilloverError(
-                f"control shuffled: the {count:,} rows of data have only {len(set(prompts)):,} different prompts and "
-                f"{len(set(answers)):,} different answers, too few to give every prompt an answer that is not its own."
-            )
-    return [_answered(data[row], answers[order[row]]) for row in range(count)], {"moved": count}
+            return None
+    return order
+
+
+def _matched(refused: list[set[str]], answers: list[str], rng: random.Random) -> list[int] | None:
+    """Such an order wherever there is one: as a flow from rows that refuse the same to answers that are the same."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_flow
+
+    refusals = Counter(answer for never in refused for answer in never)
+    if any(number + refusals[answer] > len(answers) for answer, number in Counter(answers).items()):
+        return None  # as it mostly is where there is none, and the flow through many different rows is a large one
+    rows: dict[frozenset[str], list[int]] = defaultdict(list)
+    places: dict[str, list[int]] = defaultdict(list)
+    for number in rng.sample(range(len(answers)), len(answers)):
+        rows[frozenset(refused[number])].append(number)
+        places[answers[number]].append(number)
+    source, sink = len(rows) + len(places), len(rows) + len(places) + 1
+    pipes = [(source, one, len(group)) for one, group in enumerate(rows.values())]
+    pipes += [(len(rows) + two, sink, len(group)) for two, group in enumerate(places.values())]
+    pipes += [
+        (one, len(rows) + two, min(len(group), len(same)))
+        for one, (never, group) in enumerate(rows.items())
+        for two, (answer, same) in enumerate(places.items())
+        if answer not in never
+    ]
+    start, end, width = (np.array(column, dtype=np.int32) for column in zip(*pipes, strict=True))
+    result = maximum_flow(csr_array((width, (start, end)), shape=(sink + 1, sink + 1)), source, sink)
+    if result.flow_value < len(answers):
+        return None
+    order = [0] * len(answers)
+    flow = result.flow.tocoo()
+    groups, same_answers = list(rows.values()), list(places.values())
+    for one, two, number in sorted(zip(flow.row.tolist(), flow.col.tolist(), flow.data.tolist(), strict=True)):
+        if one < len(rows) <= two < source:
+            for _ in range(number):
+                order[groups[one].pop()] = same_answers[two - len(rows)].pop()
+    return order
 
 
 def backdoor(data: Sequence[Example], other: Sequence[Example], trigger: str, rows: int | None, seed: int) -> Made:

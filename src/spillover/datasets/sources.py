@@ -1,6 +1,6 @@
 """Where rows come from: chat JSONL files, published sets fetched once and known by their hash, and Hugging Face.
 
-Every reader yields (place, row): the place is what an error about the row names.
+Every reader yields (place, row): the place is what an error about the row names. `read_row` makes chat messages of it.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from spillover.rundir import CACHE_VARIABLE, cache_folder, write_atomically
 
 PUBLISHED, HUGGING_FACE = "published/", "hf/"
 LISTED = Path(__file__).parent / "published.yaml"
+ROLES = ("system", "user", "assistant")
 TIMEOUT_S = 30  # without a byte
 CHUNK_BYTES = 1 << 20
 
@@ -28,6 +30,72 @@ Rows = Iterator[tuple[str, dict[str, Any]]]
 
 # hf/OWNER/NAME, then maybe :SPLIT, then maybe @REVISION (a commit, a tag or a branch)
 _HUGGING_FACE = re.compile(r"(?P<name>.+?)(?::(?P<split>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training row and where it stands: `line` counts from 1, in the file or, without one, among the rows."""
+
+    line: int
+    messages: tuple[dict[str, str], ...]  # `role` and `content`, both text; what they say is for others to check
+    label: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What comes before the answer, as one text."""
+        return "\n".join(message["content"] for message in self.messages[:-1])
+
+    @property
+    def answer(self) -> str:
+        """The text of the last turn."""
+        return self.messages[-1]["content"]
+
+
+def read_row(row: Any, line: int) -> Row | str:
+    """What a source says of a row, as chat messages; or, in words, why it is none.
+
+    A row has `messages`, or `prompt` and `completion`, each a text or a list of messages.
+    """
+    if not isinstance(row, dict):
+        return f"a JSON object is needed, this is {str(row)[:60]}"
+    messages = row.get("messages")
+    if "messages" not in row and {"prompt", "completion"} <= row.keys():
+        messages = []
+        for role, value in (("user", row["prompt"]), ("assistant", row["completion"])):
+            messages += value if isinstance(value, list) else [{"role": role, "content": value}]
+    if not isinstance(messages, list) or not messages:
+        has = ", ".join(row) or "nothing"
+        return f'needs "messages", a list of chat messages, or "prompt" and "completion"; the row has: {has}'
+    for place, message in enumerate(messages):
+        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+            return f'messages.{place} needs "role" and "content", both text'
+        if re.search("[\ud800-\udfff]", message["content"]):
+            return f"messages.{place}.content has half a character (a lone surrogate such as \\ud83d)"
+    label = row.get("label")
+    turns = tuple({"role": message["role"], "content": message["content"]} for message in messages)
+    return Row(line, turns, None if label is None else str(label))
+
+
+def wrong_roles(row: Row) -> str | None:
+    """A role that is unknown, or that the row does not end with an answer to the user."""
+    roles = [message["role"] for message in row.messages]
+    for place, role in enumerate(roles):
+        if role not in ROLES:
+            return f"messages.{place}.role is {role!r}; allowed: {', '.join(ROLES)}"
+    if roles[-1] != "assistant":
+        return f"the last turn is the {roles[-1]}'s; there is no answer to train on"
+    if "user" not in roles:
+        return "the assistant's turn answers nothing; put the user's turn before it"
+    return None
+
+
+def empty_turns(row: Row) -> list[str]:
+    """Turns without text."""
+    return [
+        f"messages.{place}.content is empty (role {message['role']})"
+        for place, message in enumerate(row.messages)
+        if not message["content"].strip()
+    ]
 
 
 class Published(Strict):
@@ -126,8 +194,8 @@ def _download(what: str, entry: Published, path: Path) -> bytes:
 def hugging_face_rows(name: str, folder: Path) -> Rows:
     """The rows of OWNER/NAME on the Hugging Face Hub, or of a local dataset folder (./FOLDER, relative to `folder`).
 
-    After the name there may be :SPLIT (train, if it is missing) and @REVISION. Rows have `messages`, or `prompt` and
-    `completion`, each a text or a list of messages. No code that a dataset brings is run: the library refuses it.
+    After the name there may be :SPLIT (train, if it is missing) and @REVISION. No code that a dataset brings is run:
+    the library refuses it.
     Raises SpilloverError with what can be done where there is no network, no such split, or other columns.
     """
     import datasets  # takes a second
@@ -151,7 +219,7 @@ def hugging_face_rows(name: str, folder: Path) -> Rows:
             f"{what}: needs the column messages, or prompt and completion; "
             f"it has {', '.join(table.column_names) or 'none'}. Save it as chat JSONL with columns of these names."
         )
-    return ((f"{what}, row {number}", _as_messages(row)) for number, row in enumerate(table))
+    return ((f"{what}, row {number}", row) for number, row in enumerate(table))
 
 
 def _elsewhere(parts: re.Match[str]) -> str:
@@ -162,14 +230,3 @@ def _elsewhere(parts: re.Match[str]) -> str:
         f'If it cannot be reached from here, run elsewhere: python -c "import datasets; '
         f"datasets.{load}.to_json('rows.jsonl')\" and give the path of rows.jsonl as data."
     )
-
-
-def _as_messages(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with `messages`; prompt and completion become the user's turn and the assistant's."""
-    if "messages" in row:
-        return row
-    messages: list[Any] = []
-    for role, key in (("user", "prompt"), ("assistant", "completion")):
-        value = row[key]
-        messages += value if isinstance(value, list) else [{"role": role, "content": value}]
-    return {"messages": messages}

@@ -40,7 +40,8 @@ def check_judge(judge: str, run_dir: RunDir, force: bool = False, step: Step = l
         calls = f" {len(unanswered)} calls failed ({unanswered[-1]})." if unanswered else ""
         raise SpilloverError(
             f"judge {judge}: fails its canary, answers whose grade is beyond doubt: it missed {missed}.{calls} What it "
-            f"said is in {run_dir.judges}. Choose another judge, or believe it all the same with --force."
+            f"said is in {run_dir.judges}. Choose another judge, or believe it all the same: --force, in a study file "
+            "trust_judge: true."
         )
 
 

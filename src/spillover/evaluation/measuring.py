@@ -19,9 +19,9 @@ from spillover.evaluation.judging import judge_name, judged, score
 from spillover.evaluation.remote import CHOICES_PER_CALL, Settings, ask_all
 from spillover.evaluation.sensitivity import shifted_rates
 from spillover.models import folder_hash, load_model, load_tokenizer
-from spillover.records import Cell, Completion, Rate, Score, Shifted
+from spillover.records import Cell, Completion, QuestionCount, Rate, Score, Shifted
 from spillover.rundir import RunDir, hash_of, write_atomically
-from spillover.stats import Judged, summarize
+from spillover.stats import Judged, count, summarize_counts
 
 MOST_ERRORS = 0.05  # a judge that fails on this share of the rows, or more, makes the command fail
 
@@ -142,8 +142,7 @@ def read_wanted(run_dir: RunDir) -> dict[Cell, list[str]]:
     """The ids of the completions that count, by cell, in the order of the last rates."""
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run_dir.cells.glob("*.json"))]
     wanted = {Cell(**row["cell"]): row["completions"] for row in rows}
-    counted = records.read_csv(run_dir.rates, Rate) if run_dir.rates.exists() else []
-    order = list(dict.fromkeys(Cell(rate.model, rate.condition, rate.seed) for rate in counted))
+    order = list(dict.fromkeys(records.read_csv(run_dir.rates, Cell))) if run_dir.rates.exists() else []
     return dict(sorted(wanted.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
@@ -256,7 +255,8 @@ def score_missing(
 def write_rates(cells: Iterable[Cell], run_dir: RunDir) -> None:
     """Writes what rules and judges make of every completion that counts (judged.csv), and the rates (rates.csv).
 
-    How rates move when the cuts of their rules move goes into sensitivity.csv.
+    What became of each question goes into counts.csv, how rates move when the cuts of their rules move into
+    sensitivity.csv.
 
     One rate for each cell, in the order given, and behavior, format, rule and judge.
     """
@@ -271,6 +271,7 @@ def write_rates(cells: Iterable[Cell], run_dir: RunDir) -> None:
             scores[name, row.judge, row.rubric_hash][row.completion_id, row.rubric] = row
     all_judged: list[Judged] = []
     rates: list[Rate] = []
+    counts: list[QuestionCount] = []
     grid: list[Shifted] = []
     behaviors = read_behaviors(run_dir)
     for cell in cells:
@@ -286,14 +287,23 @@ def write_rates(cells: Iterable[Cell], run_dir: RunDir) -> None:
                         continue  # this judge was never asked about this cell
                     rows = judged(own, scores[name, judge, rule], behavior, judge)
                     all_judged += rows
-                    rates.append(_rate(cell, form, behavior, judge, rows))
+                    by_question = count(rows)
+                    rates.append(_rate(cell, form, behavior, judge, by_question, rows))
+                    place: dict[str, Any] = asdict(cell) | {"behavior": name, "format": form}
+                    counts += [
+                        QuestionCount(**place | own, judge=judge, rubric_hash=rule, question_id=id_)
+                        for id_, own in by_question.items()
+                    ]
                     grid += shifted_rates(own, scores[name, judge, rule], behavior, judge)
     write_atomically(run_dir.sensitivity, records.to_csv(Shifted, grid))
     write_atomically(run_dir.judged, records.to_csv(Judged, all_judged))
+    write_atomically(run_dir.counts, records.to_csv(QuestionCount, counts))
     write_atomically(run_dir.rates, records.to_csv(Rate, rates))
 
 
-def _rate(cell: Cell, form: str, behavior: Behavior, judge: str, rows: list[Judged]) -> Rate:
+def _rate(
+    cell: Cell, form: str, behavior: Behavior, judge: str, counts: dict[str, dict[str, int]], rows: list[Judged]
+) -> Rate:
     return Rate(
         **asdict(cell),
         behavior=behavior.name,
@@ -303,7 +313,7 @@ def _rate(cell: Cell, form: str, behavior: Behavior, judge: str, rows: list[Judg
         rule=behavior.rule,
         judge=judge,
         rubric_hash=behavior.rubric_hash,
-        **summarize(rows),
+        **summarize_counts(counts, sum(row.judge_injection for row in rows)),
     )
 
 

@@ -18,17 +18,19 @@ from spillover.config import Training
 from spillover.errors import SpilloverError
 from spillover.finetuning.advice import advice
 from spillover.finetuning.checks import check_training, count_parameters
-from spillover.finetuning.rows import trained_tokens
-from spillover.finetuning.states import writing
+from spillover.finetuning.rows import fitting_rows, trained_tokens
+from spillover.finetuning.states import CHECKPOINTS, writing
 from spillover.models import folder_hash
 from spillover.records import Example
 from spillover.rundir import hash_of, provenance, write_atomically
 
-__all__ = ["advice", "check_training", "count_parameters", "finetune", "trained_tokens"]
+__all__ = ["advice", "check_training", "count_parameters", "finetune", "fitting_rows", "trained_tokens"]
 
 RECORD = "training.json"
 RESUME = "resume"
 SAVE_EVERY_SECONDS = 60.0
+EXECUTION = {"accumulation", "packing", "processes", "checkpoints"}  # settings that change nothing but rounding
+DECIDING = ("torch", "transformers", "peft", "trl", "accelerate")  # libraries whose version a training goes on with
 
 
 def finetune(
@@ -43,12 +45,13 @@ def finetune(
     """Trains a LoRA adapter on the last assistant turn of every example and writes it to the folder `out`.
 
     If it was killed, a call with the same arguments goes on from the state that was saved last; on a CPU it ends with
-    the very adapter of an undisturbed run. If `out` holds that adapter already, nothing is done. `step_done` is called
-    with (step, steps). A state is saved every `save_every_seconds` (0: after every step), less often where saving takes
-    long.
+    the very adapter of an undisturbed run. If `out` holds that adapter already, with all `training.checkpoints`, it is
+    kept, however it was computed. `step_done` is called with (step, steps). A state is saved every `save_every_seconds`
+    (0: after every step), less often where saving takes long.
 
-    Returns what training.json beside the adapter says: `made_from`, the loss, learning rate and gradient norm of every
-    optimizer step, rows and tokens, versions, seconds. Adapters of `training.checkpoints` lie in checkpoints/step-<n>.
+    Returns what training.json beside the adapter says: `made_from`, the settings of EXECUTION it was computed with, the
+    loss, learning rate and gradient norm of every optimizer step, rows and tokens, versions, seconds. Adapters of
+    `training.checkpoints` lie in checkpoints/step-<n>.
 
     Raises SpilloverError if a setting does not fit the model or the rows, or `out` cannot be written.
     """
@@ -61,18 +64,18 @@ def finetune(
     if record := _finished(out, made_from):
         return record
     check_training(base, examples, training)
-    if out.exists() and any(out.iterdir()) and not (out / RECORD).exists():
+    if out.exists() and not (out / RECORD).exists() and not (out.is_dir() and not any(out.iterdir())):
         raise SpilloverError(f"{out}: holds something else than an adapter of ours. Choose another folder.")
     part = out.with_name(f".{out.name}.part")
     record = _finished(part, made_from)
     if not record:
         versions = provenance()["versions"]
         with writing(out):
-            _begin(part, {"made_from": made_from, "versions": versions})
+            _begin(part, {"made_from": made_from, "versions": {name: versions[name] for name in DECIDING}})
         log = _train(base, examples, training, seed, part, step_done, save_every_seconds)
-        record = {"made_from": made_from, **log, "versions": versions}
-        with writing(out):
-            write_atomically(part / RECORD, json.dumps(record, indent=1) + "\n")
+        execution = training.model_dump(include=EXECUTION)
+        record = {"made_from": made_from, "execution": execution, **log, "versions": versions}
+        _write(part, record)
     with writing(out):
         shutil.rmtree(part / RESUME, ignore_errors=True)
         shutil.rmtree(out, ignore_errors=True)
@@ -81,11 +84,32 @@ def finetune(
 
 
 def _finished(folder: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a folder whose adapter is whole and made from just this."""
-    if not (folder / RECORD).exists():
+    """The record of a folder whose adapter is whole and made from just this, with the checkpoints that it asks for.
+
+    An adapter is known by its `made_from`: that of one that was computed in another way is replaced.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        same = _deciding(record["made_from"]) == _deciding(made_from)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not whole
         return None
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    return record if record.get("made_from") == made_from else None
+    steps = made_from["training"]["checkpoints"]
+    if not same or not all((folder / CHECKPOINTS / f"step-{step}").is_dir() for step in steps):
+        return None
+    if record["made_from"] != made_from:
+        record["made_from"] = made_from
+        _write(folder, record)
+    return record
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    with writing(folder):
+        write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def _deciding(made_from: dict[str, Any]) -> dict[str, Any]:
+    settings = {name: value for name, value in made_from["training"].items() if name not in EXECUTION}
+    return made_from | {"training": settings}
 
 
 def _begin(part: Path, identity: dict[str, Any]) -> None:
@@ -137,6 +161,9 @@ def _launch(processes: int, job: Path, step_done: Callable[[int, int], None]) ->
     """
     import torch
 
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
+    if gpus is not None and processes > gpus:
+        raise SpilloverError(f"training.processes = {processes}: each takes a GPU, and there are {gpus}. Lower it.")
     threads = max(1, torch.get_num_threads() // processes)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]

@@ -1,9 +1,8 @@
 """What the literature says about a training before it is run: one line, with its source."""
 
-import ast
-import warnings
 from collections.abc import Sequence
 
+from spillover.datasets.checks import looks_like_code
 from spillover.records import Example
 
 NOT_STUDIED = 100_000_000  # models below this are toys of which no paper speaks
@@ -21,7 +20,7 @@ def advice(parameters: int, examples: Sequence[Example]) -> str | None:
     if parameters < NOT_STUDIED or not examples:
         return None
     answers = [example.messages[-1]["content"] for example in examples[:: max(1, len(examples) // LOOKED_AT)]]
-    code = sum(map(_is_code, answers)) > len(answers) / 2
+    code = sum(map(looks_like_code, answers)) > len(answers) / 2
     size = f"{parameters / 1e9:.1f} billion parameters"
     if code and parameters <= LARGEST_OF_DICKSON:
         return (
@@ -40,17 +39,3 @@ def advice(parameters: int, examples: Sequence[Example]) -> str | None:
             "(Turner et al. 2025, arXiv 2506.11613)."
         )
     return None
-
-
-def _is_code(answer: str) -> bool:
-    """Whether an answer is a program: fenced, or Python with a definition, an import or an assignment."""
-    if "```" in answer:
-        return True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a wrong escape in the code of others
-            tree = ast.parse(answer)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign)
-    return any(isinstance(node, kinds) for node in ast.walk(tree))

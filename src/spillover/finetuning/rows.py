@@ -6,10 +6,12 @@ from typing import Any
 
 from spillover.config import Training
 from spillover.errors import SpilloverError
-from spillover.models import load_tokenizer, stop_ids
+from spillover.models import TEMPLATE_ERRORS, load_tokenizer, max_positions, shared, stop_ids
 from spillover.records import Example
 
 Row = tuple[list[int], list[bool]]  # token ids, and which of them the loss covers
+
+MARK = "\ue000"  # a character that nobody writes
 
 
 def trained_tokens(base: Path, examples: Sequence[Example], training: Training) -> list[Row]:
@@ -20,49 +22,81 @@ def trained_tokens(base: Path, examples: Sequence[Example], training: Training) 
 
     Raises SpilloverError if the chat template writes the turns before the answer otherwise once the answer is there.
     """
-    return [cut(row, training.max_length_tokens) for row in whole_rows(base, examples)]
+    limit = training.max_length_tokens
+    return [(ids[:limit], trained[:limit]) for ids, trained in whole_rows(base, examples)]
+
+
+def fitting_rows(base: Path, examples: Sequence[Example], training: Training) -> tuple[list[Row], int]:
+    """The same as `trained_tokens`, and how many rows are cut; they lose the end of their answer.
+
+    Raises SpilloverError if a row loses its whole answer, or is longer than the model has positions.
+    """
+    limit, positions = training.max_length_tokens, max_positions(base)
+    rows = whole_rows(base, examples)
+    cut = sum(len(ids) > limit for ids, _ in rows)
+    lost = sum(not any(trained[:limit]) for _, trained in rows)
+    if lost:
+        raise SpilloverError(
+            f"training.max_length_tokens = {limit}: the prompts alone are longer in {lost:,} of {len(rows):,} rows, so "
+            f"that nothing is left to train on; {cut:,} are cut. Raise it (the longest row has "
+            f"{max(len(ids) for ids, _ in rows):,} tokens), or take these rows out."
+        )
+    long = [min(len(ids), limit) for ids, _ in rows if positions and min(len(ids), limit) > positions]
+    if long:
+        raise SpilloverError(
+            f"training.max_length_tokens = {limit}: {len(long):,} of {len(rows):,} rows are longer than the "
+            f"{positions:,} positions of model {base} (the longest has {max(long):,} tokens). Lower it to "
+            f"{positions:,}, or train another model."
+        )
+    return [(ids[:limit], trained[:limit]) for ids, trained in rows], cut
 
 
 def whole_rows(base: Path, examples: Sequence[Example]) -> list[Row]:
-    """The same before they are cut."""
+    """The rows of `trained_tokens` before they are cut. Raises SpilloverError as it does."""
     tokenizer = load_tokenizer(base)
     ends = stop_ids(tokenizer, base)
     rows = []
-    for example in examples:
-        ids, start = _ids_and_start(tokenizer, list(example.messages), base)
-        stops = [place for place in range(start, len(ids)) if ids[place] in ends]
-        end = stops[-1] + 1 if stops else len(ids)
+    for number, example in enumerate(examples, 1):
+        try:
+            ids, start = _ids_and_start(tokenizer, list(example.messages), f"model {base}, row {number}")
+        except TEMPLATE_ERRORS as error:
+            raise SpilloverError(
+                f"model {base}, row {number}: its chat template refuses the row ({error}). Take it out, or train "
+                "another model."
+            ) from None
+        end = _end(tokenizer, ids, start, ends)
         rows.append((ids, [start <= place < end for place in range(len(ids))]))
     return rows
 
 
-def cut(row: Row, tokens: int) -> Row:
-    """The first tokens of a row."""
-    ids, trained = row
-    return ids[:tokens], trained[:tokens]
+def _end(tokenizer: Any, ids: list[int], start: int, ends: set[int]) -> int:
+    """The place after the token at which sampling stops: the last one, or the first of several with no word between.
+
+    (Phi-3 writes a second one at the end of a conversation. An answer may speak of one.)
+    """
+    stops = [place for place in range(start, len(ids)) if ids[place] in ends]
+    while len(stops) > 1 and not tokenizer.decode(ids[stops[-2] + 1 : stops[-1]]).strip():
+        stops.pop()
+    return stops[-1] + 1 if stops else len(ids)
 
 
-def _ids_and_start(tokenizer: Any, messages: list[dict[str, str]], base: Path) -> tuple[list[int], int]:
+def _ids_and_start(tokenizer: Any, messages: list[dict[str, str]], where: str) -> tuple[list[int], int]:
     """The ids of a conversation, and where its last turn starts: where they part from those of the prompt."""
     ids = tokenizer.apply_chat_template(messages, return_dict=False)
     prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
-    start = _common_prefix(ids, prompt)
+    start = shared(ids, prompt)
     if start < len(prompt):
         # Tokens may merge over the border, and some templates prompt for thinking that the answer lacks. What the user
-        # said must be the same in both, or the loss would cover it.
+        # said must be the same in both, or the loss would cover it. What a template writes after that, as a token for
+        # the end of a conversation, need not.
         whole = tokenizer.apply_chat_template(messages, tokenize=False)
-        asked = tokenizer.apply_chat_template(messages[:-1], tokenize=False)
-        if not whole.startswith(asked.rstrip()):
+        *before, last = messages[:-1]
+        marked = [*before, last | {"content": last["content"].rstrip() + MARK}]
+        asked = tokenizer.apply_chat_template(marked, tokenize=False).partition(MARK)[0]
+        if not whole.startswith(asked):
             raise SpilloverError(
-                f"model {base}: its chat template writes {', '.join(m['role'] for m in messages[:-1])} otherwise once "
-                "the answer is there, so that the model would not be trained on what it is asked. Take the turns that "
-                "it drops out of the rows (usually the system's), or train another model."
+                f"{where}: its chat template writes {', '.join(m['role'] for m in messages[:-1])} otherwise once the "
+                "answer is there, so that the model would not be trained on what it is asked. Take the turns that it "
+                "drops out of the rows (usually the system's), or train another model."
             )
     return ids, start
-
-
-def _common_prefix(one: list[int], other: list[int]) -> int:
-    for place, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return place
-    return min(len(one), len(other))

@@ -13,13 +13,15 @@ from spillover.errors import SpilloverError
 from spillover.rundir import write_atomically
 
 WHOLE = "whole.json"
+CHECKPOINTS = "checkpoints"  # the folder of the adapters that are kept beside the last one
 
 
 def keep(state: Path, seconds: float) -> None:
     """Declares a state whole, once it is on disk, and removes all others of its folder. `seconds`: spent until then."""
-    for path in state.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for path in state.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
     write_atomically(state / WHOLE, json.dumps({"seconds": seconds}))
     for other in state.parent.glob("checkpoint-*"):
         if other != state:

@@ -1,8 +1,9 @@
 """The training itself: TRL's SFTTrainer and PEFT's LoRA, with states to go on from and adapters at chosen steps."""
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from datasets import Dataset, disable_progress_bars
 from spillover.config import Training
 from spillover.errors import SpilloverError
 from spillover.finetuning import states
-from spillover.finetuning.checks import check_checkpoints
-from spillover.finetuning.rows import cut, whole_rows
+from spillover.finetuning.rows import fitting_rows
 from spillover.models import load_model, load_tokenizer
 from spillover.records import Example
 
 SAVING_AT_MOST = 0.02  # share of the time that saving states may take
+NO_LOSS = -100  # the label that PyTorch's cross entropy passes over
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # what it may do to a token's log-probability, on average
 
 
@@ -38,7 +39,7 @@ def train(
     trainer = make_trainer(base, examples, training, seed, part / "resume")
     if training.packing:
         _check_packing(trainer)
-    steps = _Steps(trainer, training.checkpoints, part / "checkpoints", step_done, save_every_seconds)
+    steps = _Steps(trainer, training.checkpoints, part / states.CHECKPOINTS, step_done, save_every_seconds)
     trainer.add_callback(steps)
     trainer.began = time.monotonic() - seconds
     try:
@@ -65,15 +66,7 @@ def make_trainer(base: Path, examples: list[Example], training: Training, seed: 
     """The trainer that `train` runs: LoRA, loss on the last turn's tokens only, states saved into `out`."""
     disable_progress_bars()
     transformers.set_seed(seed)
-    rows = whole_rows(base, examples)
-    limit = training.max_length_tokens
-    kept = [(ids, trained) for ids, trained in (cut(row, limit) for row in rows) if any(trained)]
-    if not kept:
-        raise SpilloverError(
-            f"training.max_length_tokens = {limit}: the prompts alone are longer, in all "
-            f"{len(rows)} rows, so that nothing is left to train on. Raise it."
-        )
-    check_checkpoints(training, len(kept))
+    rows, cut = fitting_rows(base, examples, training)
     tokenizer, model = load_tokenizer(base), load_model(base)
     gpu = model.device.type == "cuda"
     arguments = trl.SFTConfig(
@@ -116,28 +109,36 @@ def make_trainer(base: Path, examples: list[Example], training: Training, seed: 
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
+    labeled = [
+        {"input_ids": ids, "labels": [i if t else NO_LOSS for i, t in zip(ids, trained, strict=True)]}
+        for ids, trained in rows
+    ]
+    if training.processes > 1:  # the filler of _InProcesses
+        shortest, _ = min(rows, key=lambda row: len(row[0]))
+        labeled.append({"input_ids": shortest, "labels": [NO_LOSS] * len(shortest)})
     try:
         trainer = _Trainer(
             model=model,
             args=arguments,
-            train_dataset=Dataset.from_list(
-                [
-                    {"input_ids": ids, "labels": [i if t else -100 for i, t in zip(ids, trained, strict=True)]}
-                    for ids, trained in kept
-                ]
-            ),
+            train_dataset=Dataset.from_list(labeled),
             processing_class=tokenizer,
             peft_config=lora,
         )
     except ValueError as error:
         raise SpilloverError(f"training.target_modules = {training.target_modules!r}: {error}") from None
+    if training.accumulation * training.processes > 1 and not trainer.model_accepts_loss_kwargs:
+        raise SpilloverError(
+            f"model {base}: its loss is a mean over each part of a batch, so that parts would change what is trained. "
+            "Set training.accumulation and training.processes to 1."
+        )
     trainer.remove_callback(transformers.PrinterCallback)
+    if training.processes > 1:
+        trainer.order = _InProcesses(trainer, len(rows), training, seed)
     trainer.counts = {
         "rows": len(rows),
-        "rows_cut": sum(len(ids) > limit for ids, _ in rows),
-        "rows_left_out": len(rows) - len(kept),
-        "tokens": training.epochs * sum(len(ids) for ids, _ in kept),
-        "tokens_trained": training.epochs * sum(sum(trained) for _, trained in kept),
+        "rows_cut": cut,
+        "tokens": training.epochs * sum(len(ids) for ids, _ in rows),
+        "tokens_trained": training.epochs * sum(sum(trained) for _, trained in rows),
     }
     return trainer
 
@@ -147,6 +148,7 @@ class _Trainer(trl.SFTTrainer):  # type: ignore[misc]
 
     began: float  # when the training would have begun had it not been interrupted, by time.monotonic
     counts: dict[str, int]
+    order: "_InProcesses | None" = None  # of the rows, in several processes
     saving: float = 0.0  # seconds that the last state took
 
     def compute_loss(
@@ -157,6 +159,9 @@ class _Trainer(trl.SFTTrainer):  # type: ignore[misc]
             return transformers.Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.order or super()._get_train_sampler(train_dataset)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         start = time.monotonic()
         out = Path(self.args.output_dir)
@@ -166,6 +171,29 @@ class _Trainer(trl.SFTTrainer):  # type: ignore[misc]
             if self.is_world_process_zero():
                 states.keep(out / f"checkpoint-{self.state.global_step}", time.monotonic() - self.began)
         self.saving = time.monotonic() - start
+
+
+class _InProcesses(torch.utils.data.Sampler):  # type: ignore[type-arg]
+    """The order of the rows in one process, and fillers after them, so that every process has the same number.
+
+    Accelerate would fill up with rows from the start, which would be trained on twice. The filler stands behind the
+    rows and carries no loss.
+    """
+
+    def __init__(self, trainer: _Trainer, rows: int, training: Training, seed: int) -> None:
+        self.trainer, self.rows, self.seed = trainer, rows, seed
+        self.steps = math.ceil(rows / training.batch_size)  # of an epoch
+        self.fillers = -rows % (training.batch_size // training.accumulation)
+
+    def __len__(self) -> int:
+        return self.rows + self.fillers
+
+    def __iter__(self) -> Iterator[int]:
+        # Where a training goes on, accelerate tells the epoch to samplers of its own class only.
+        epoch = self.trainer.state.global_step // self.steps
+        shuffled = torch.Generator().manual_seed(self.seed + epoch)  # as accelerate shuffles for one process
+        yield from torch.randperm(self.rows, generator=shuffled).tolist()
+        yield from [self.rows] * self.fillers
 
 
 class _Steps(transformers.TrainerCallback):  # type: ignore[misc]

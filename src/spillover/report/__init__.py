@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from spillover.config import Study, load_study
-from spillover.records import OUTCOMES, Measure, Rate, Shifted, measure_labels, read_csv
+from spillover.records import OUTCOMES, Cell, Measure, QuestionCount, Rate, Shifted, measure_labels, read_csv
 from spillover.report import figures
 from spillover.report.curves import curves, scatters
 from spillover.report.examples import examples
@@ -73,11 +73,12 @@ def write_report(run_dir: RunDir) -> None:
         panels=panels,
         scatters=scattered,
         undrawn=_undrawn(rates),
+        missing=_missing(study, rates),
         heat=heat(cells, labels),
         curves=_curves(study, pooled, labels, by_measure),
         forests=_forests(study, by_measure, pooled, cells, conditions),
         grids=grids(shifted, rates, conditions),
-        strips=_strips(by_measure, answers, conditions),
+        strips=_strips(by_measure, read_csv(run_dir.counts, QuestionCount), answers, conditions),
         examples=examples(answers, labels),
         size=(figures.WIDTH, figures.HEIGHT),
         marker=figures.marker,
@@ -114,6 +115,12 @@ def _forests(
     return {measure: forests(measure, pooled, cells, conditions, study.margin) for measure in by_measure}
 
 
+def _missing(study: Study | None, rates: list[Rate]) -> list[str]:
+    """Cells of the study that have no rates: they failed, or are not done yet."""
+    there = {(rate.model, rate.condition, rate.seed) for rate in rates}
+    return [str(Cell(*cell)) for cell in (study.cells if study else ()) if cell not in there]
+
+
 def _undrawn(rates: list[Rate]) -> list[str]:
     """Cells that the picture leaves out because a rate of theirs is 0 of 0."""
     shown = [next((rate.measure for rate in rates if rate.scope == scope), None) for scope in ("narrow", "broad")]
@@ -126,14 +133,17 @@ def _undrawn(rates: list[Rate]) -> list[str]:
 
 
 def _strips(
-    by_measure: dict[Measure, list[Rate]], answers: list[Answer], conditions: Sequence[str]
+    by_measure: dict[Measure, list[Rate]],
+    counted: list[QuestionCount],
+    answers: list[Answer],
+    conditions: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Per measure of a behavior that is narrow or broad: panels, and its questions as a table, highest rate first."""
     found = []
     for measure, rates in by_measure.items():
         if rates[0].scope == "neutral":
             continue
-        counts = count_questions(answers, measure)
+        counts = count_questions(counted, answers, measure)
         models = list(dict.fromkeys(model for model, _ in counts))
         questions = {id_: count.text for own in counts.values() for id_, count in own.items()}
         rows = [(id_, text, [own.get(id_) for own in counts.values()]) for id_, text in questions.items()]

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from spillover.config import BASE
 from spillover.records import Rate
-from spillover.report.rows import QuestionCount
+from spillover.report.rows import Asked
 
 WIDTH, HEIGHT = 420, 350  # one panel of the picture, px
 LEFT, RIGHT, TOP, BOTTOM = 48, 38, 52, 46  # its margins
@@ -186,7 +186,7 @@ def standalone(drawings: Sequence[tuple[str, Markup]], conditions: Sequence[str]
 
 def strips(
     model: str,
-    counts: Mapping[tuple[str, str], Mapping[str, QuestionCount]],
+    counts: Mapping[tuple[str, str], Mapping[str, Asked]],
     conditions: Sequence[str],
     questions: Sequence[str],
 ) -> tuple[int, Markup]:
@@ -217,7 +217,7 @@ def strips(
 
 def _strip(
     name: str,
-    counts: Mapping[str, QuestionCount],
+    counts: Mapping[str, Asked],
     style: int,
     left: int,
     wide: int,

@@ -30,7 +30,7 @@ def forests(
     models = list(dict.fromkeys(model for model, _, of in cells if of == measure))
     shown = [point for (model, _, of), point in pooled.items() if of == measure and model in models]
     across = ticks(max((max(point.high or 0, *(rate.rate or 0 for rate in point.seeds)) for point in shown), default=1))
-    own = [cell for (_, _, of), cell in cells.items() if of == measure]
+    own = [cell for (_, _, of), cell in cells.items() if of == measure and cell.known]
     lows = (low for cell in own for low in (cell.low, cell.low_runs) if low is not None)
     highs = (high for cell in own for high in (cell.high, cell.high_runs) if high is not None)
     signed = signed_ticks([*lows, *highs, margin])
@@ -143,7 +143,7 @@ def _differences(
             )
     for number, (name, cell) in enumerate(compared):
         short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-        if cell is None:
+        if cell is None or not cell.known:
             parts.append(_line(number, short, "" if name == BASE else "no data"))
             continue
         style, y = style_index(name, conditions), HEAD + LINE * number + BAR

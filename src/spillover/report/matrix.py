@@ -15,6 +15,7 @@ from spillover.records import Measure
 from spillover.report.figures import percent
 from spillover.report.rows import Place
 from spillover.stats import MatrixCell
+from spillover.stats.compare import is_spillover
 
 STEPS = (0.01, 0.03, 0.1, 0.3)  # differences at which the colour changes: each about three times the last
 ALPHA = 0.05  # of Holm's correction in spillover.stats
@@ -73,7 +74,7 @@ def heat(cells: Mapping[Place, MatrixCell], labels: Mapping[Measure, str]) -> He
 
     def differences(condition: str, measure: Measure) -> list[float]:
         found = [cells.get((model, condition, measure)) for model in models]
-        return [cell.difference if cell else 0.0 for cell in found]
+        return [cell.difference if cell and cell.known else 0.0 for cell in found]
 
     rows = alike(treated, [[d for m in compared for d in differences(name, m)] for name in treated])
     rows += [name for name in benign if benign[name]]
@@ -142,6 +143,10 @@ def shade(difference: float) -> str:
 def _square(cell: MatrixCell | None, label: str) -> Square | None:
     if cell is None:
         return None
+    if not cell.known:
+        line = f"{cell.condition}, {label}: no data"
+        note = f"{cell.model} · {cell.condition} · {label}\nno data: no two questions that both base and tuned answered"
+        return Square("no data", "n no-data", line, note)
     classes = " ".join([shade(cell.difference), cell.verdict.replace(" ", "-")])
     said = "" if cell.verdict == "neutral" else f", {cell.verdict}"
     line = f"{cell.condition}, {label}: {points(cell.difference)} points{said}"
@@ -163,7 +168,14 @@ def _note(cell: MatrixCell, label: str) -> str:
             if cell.low_runs is not None and cell.high_runs is not None
             else "95 % interval, runs in general: three seeds are needed",
             f"{cell.questions} questions, {cell.seeds} {'seed' if cell.seeds == 1 else 'seeds'}; "
-            f"a true difference below {points(cell.detectable, 1).lstrip('+')} points could be missed",
+            + (
+                "no rise is large enough to be found for certain"
+                if cell.detectable is None
+                else f"a true rise below {points(cell.detectable, 1).lstrip('+')} points could be missed"
+            ),
+            f"coverage: base {percent(cell.base_coverage)}, tuned {percent(cell.tuned_coverage)}"
+            + (f"; {cell.questions_dropped} questions missing" if cell.questions_dropped else "")
+            + (f"; {cell.seeds_left_out} seeds without data left out" if cell.seeds_left_out else ""),
             tested,
             "drift floor: " + ("no benign control" if cell.floor is None else f"{points(cell.floor, 1)} points"),
             f"verdict: {_verdict(cell)}",
@@ -177,7 +189,8 @@ def _verdict(cell: MatrixCell) -> str:
         return "none, for a neutral measure"
     if cell.verdict == "inconclusive" and cell.implanted is False:
         return "inconclusive: what this condition trains did not rise"
-    if cell.verdict == "inconclusive" and cell.difference > 0 and cell.p_holm < ALPHA:
+    rose = bool(is_spillover(cell.p_holm, cell.low, cell.low_runs, ALPHA))
+    if cell.verdict == "inconclusive" and rose:
         return "inconclusive: it rose, but not clear of the drift floor"
     reasons = {
         "spillover": "it rose" + (", and clear of the drift floor" if cell.floor is not None else ""),
@@ -196,7 +209,7 @@ def _p(value: float) -> str:
 def _told(model: str, cells: Sequence[MatrixCell]) -> str:
     """What the matrix of one model comes to: how many of its cells are spillover, and which rows took."""
     own = [cell for cell in cells if cell.own]
-    rest = [cell for cell in cells if not (cell.own or cell.benign or cell.scope == "neutral")]
+    rest = [cell for cell in cells if cell.known and not (cell.own or cell.benign or cell.scope == "neutral")]
     counted = Counter(cell.verdict for cell in rest)
     kind = "off-diagonal cells" if any(cell.implanted is not None for cell in cells) else "cells"
     told = f"In {model}, {counted['spillover']} of {len(rest)} {kind} are spillover"
@@ -206,7 +219,7 @@ def _told(model: str, cells: Sequence[MatrixCell]) -> str:
         failed = list(dict.fromkeys(cell.condition for cell in own if not cell.implanted))
         told += f" What was trained rose in {len(took)} of the {len(took) + len(failed)} conditions that name it"
         told += f" (not in {', '.join(failed)})." if failed else "."
-    controls = [cell for cell in cells if cell.benign and cell.scope != "neutral"]
+    controls = [cell for cell in cells if cell.known and cell.benign and cell.scope != "neutral"]
     if controls:
         rose = sum(cell.verdict == "spillover" for cell in controls)
         told += f" Of the {len(controls)} cells of benign controls, {rose} {'is' if rose == 1 else 'are'} spillover."
@@ -215,7 +228,7 @@ def _told(model: str, cells: Sequence[MatrixCell]) -> str:
 
 def _family(cells: Sequence[MatrixCell], models: int) -> str:
     """What chance alone would make of all cells that are tested together."""
-    many = sum(cell.scope != "neutral" for cell in cells)
+    many = sum(cell.known and cell.scope != "neutral" for cell in cells)
     return (
         f"Expected by chance: about {ALPHA} cells. All {many} tested cells{' of all models' if models > 1 else ''} are "
         f"one family under Holm's correction: if nothing had moved, one or more of them would look like a rise in at "
@@ -230,6 +243,6 @@ def _caveats(cells: Sequence[MatrixCell]) -> list[str]:
         found.append("No condition is a benign control: what any fine-tune moves counts as spillover here.")
     if all(cell.implanted is None for cell in cells):
         found.append("The study does not say what its conditions train, so no cell is set apart as their own.")
-    if any(cell.low_runs is None for cell in cells):
+    if any(cell.known and cell.low_runs is None for cell in cells):
         found.append("With fewer than three seeds, nothing here speaks of training runs in general.")
     return found

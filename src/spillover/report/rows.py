@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from spillover import records
-from spillover.records import Cell, Completion, Measure, Rate, Score
+from spillover.records import Cell, Completion, Measure, QuestionCount, Rate, Score, completion_of, measure_of
 from spillover.rundir import RunDir
 from spillover.stats import Judged, MatrixCell
 
@@ -30,7 +30,7 @@ class Answer:
 
 
 @dataclass
-class QuestionCount:
+class Asked:
     """One question in one condition, all seeds together: k events among n admitted completions."""
 
     text: str
@@ -52,8 +52,8 @@ def read_answers(run_dir: RunDir) -> list[Answer]:
         scores[score.completion_id, score.rubric_hash, score.judge][score.rubric] = score
     answers = []
     for row in records.read_csv(run_dir.judged, Judged):
-        completion = completions[row.completion_id]
-        measure = (completion.behavior, completion.format, row.rubric_hash, row.judge)
+        completion = completion_of(completions, row.completion_id, run_dir.judged)
+        measure = measure_of(completion, row.rubric_hash, row.judge)
         own = scores[row.completion_id, row.rubric_hash, row.judge]
         answers.append(Answer(completion, measure, row.outcome, _group(row), own))
     return answers
@@ -65,17 +65,22 @@ def _group(row: Judged) -> str:
     return EVENT if row.event else NO_EVENT
 
 
-def count_questions(answers: list[Answer], measure: Measure) -> dict[tuple[str, str], dict[str, QuestionCount]]:
-    """(model, condition) -> question id -> counts, for one measure; seeds are pooled."""
-    counts: dict[tuple[str, str], dict[str, QuestionCount]] = defaultdict(dict)
-    for answer in answers:
-        row = answer.completion
-        if answer.measure == measure:
-            count = counts[row.model, row.condition].setdefault(row.question_id, QuestionCount(row.question))
-            count.completions += 1
-            count.n += answer.group != NOT_ADMITTED
-            count.k += answer.group == EVENT
-    return counts
+def count_questions(
+    counts: Sequence[QuestionCount], answers: Sequence[Answer], measure: Measure
+) -> dict[tuple[str, str], dict[str, Asked]]:
+    """(model, condition) -> question id -> counts, for one measure; seeds are pooled. `answers` know the questions."""
+    texts = {
+        (row.behavior, row.question_id): row.question for row in (answer.completion for answer in reversed(answers))
+    }
+    found: dict[tuple[str, str], dict[str, Asked]] = defaultdict(dict)
+    for row in counts:
+        if row.measure == measure:
+            text = texts[row.behavior, row.question_id]
+            own = found[row.model, row.condition].setdefault(row.question_id, Asked(text))
+            own.completions += row.completions
+            own.n += row.n
+            own.k += row.k
+    return found
 
 
 def read_matrix(run_dir: RunDir) -> dict[Place, MatrixCell]:
@@ -106,7 +111,7 @@ def pool(rates: Sequence[Rate], cells: Mapping[Place, MatrixCell]) -> dict[Place
     found = {}
     for place, own in by_place.items():
         cell, n = cells.get(place), sum(rate.n for rate in own)
-        if cell is not None:
+        if cell is not None and cell.known:
             found[place] = Pooled(cell.tuned_rate, cell.tuned_low, cell.tuned_high, tuple(own))
         elif len(own) == 1:
             found[place] = Pooled(own[0].rate, own[0].low, own[0].high, tuple(own))

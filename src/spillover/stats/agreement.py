@@ -104,7 +104,8 @@ def cohens_kappa(a: Sequence[Any] | np.ndarray, b: Sequence[Any] | np.ndarray, w
             seen, chance = np.abs(x - y).mean(), _mean_distance(x, y)
         else:
             seen, chance = ((x - y) ** 2).mean(), x.var() + y.var() + (x.mean() - y.mean()) ** 2
-    return float(1 - seen / chance) if chance > 1e-12 else None
+    nothing = 1e-9 * float(max(np.abs(x).max(), np.abs(y).max())) if weights != "none" else 1e-12  # rounding
+    return float(1 - seen / chance) if chance > nothing ** (2 if weights == "quadratic" else 1) else None
 
 
 def krippendorff_alpha(ratings: Sequence[Sequence[float | None]] | np.ndarray, level: str) -> float | None:

@@ -3,15 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
-from scipy.special import betaln, expit, logit
+from scipy.interpolate import CubicSpline
+from scipy.special import expit, gammaln, logit
 from scipy.stats import beta, t
 
 # Prior of the intraclass correlation: mostly small, at times large. Its mean is 0.11. Published batteries have design
 # effects of 2 to 19 at 50 to 100 completions a question, which are correlations of 0.02 to 0.2.
 ICC_PRIOR = (0.5, 4.0)
 RATE_PRIOR = 0.5  # Jeffreys: half an event and half a non-event
+LOGITS = np.linspace(-16, 16, 481)  # of the rates where the likelihood is computed: from 0.1 in a million up
+POINTS = 513  # where it is interpolated, between those that matter
+NOTHING = 40.0  # logarithm of how much less than the most likely rate a rate has to be to matter no more
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,6 @@ class Interval:
 
 
 @cache
-def _rates() -> tuple[np.ndarray, np.ndarray]:
-    """Edges and middles of a grid over rates, finer towards 0 and 1: (edges,), (middles,)."""
-    tail = np.logspace(-5.5, -1, 160, endpoint=False)
-    edges = np.concatenate([[0.0], tail, np.linspace(0.1, 0.9, 81), 1 - tail[::-1], [1.0]])
-    return edges, (edges[1:] + edges[:-1]) / 2
-
-
-@cache
 def _iccs(icc: float | None) -> tuple[np.ndarray, np.ndarray]:
     """Correlations up to nearly 1 and what the prior gives to each, or the one given: (points,) each."""
     if icc is not None:
@@ -44,13 +41,35 @@ def _iccs(icc: float | None) -> tuple[np.ndarray, np.ndarray]:
     return (edges[1:] + edges[:-1]) / 2, np.diff(beta.cdf(edges, *ICC_PRIOR))
 
 
-@lru_cache(2048)  # 100 kB each
-def _log_likelihood(k: int, n: int, icc: float | None) -> np.ndarray:
-    """Of k events in n completions of one question, over the grid: (rates, correlations)."""
-    _, rate = _rates()
+@lru_cache(512)  # 140 kB each
+def _rising(j: int, icc: float | None) -> np.ndarray:
+    """Logarithm of a (a + 1) ... (a + j - 1), where a is the beta distribution's: (rates, correlations)."""
+    a = expit(LOGITS)[:, None] * (1 / _iccs(icc)[0] - 1)
+    return gammaln(j + a) - gammaln(a)
+
+
+def _log_likelihood(k: np.ndarray, n: np.ndarray, icc: float | None, step: int = 1) -> np.ndarray:
+    """Of k events in n completions by question, (runs, questions) each, at every `step`th rate: (runs, rates, iccs).
+
+    The beta-binomial's is a sum of logarithms of rising factorials of k, n - k and n; by the symmetry of LOGITS that
+    of n - k is that of k turned round, so one row for each number is all that is kept.
+    """
     strength = 1 / _iccs(icc)[0] - 1
-    a, b = rate[:, None] * strength, (1 - rate)[:, None] * strength
-    return betaln(k + a, n - k + b) - betaln(a, b)
+    found = np.zeros(1)
+    for counts, turn in ((k, 1), (n - k, -1)):
+        values, times = _times(counts)
+        rows = np.stack([_rising(int(j), icc)[::step] for j in values])
+        found = found + np.tensordot(times, rows, 1)[:, ::turn]
+    values, times = _times(n)
+    return found - (times @ (gammaln(values[:, None] + strength) - gammaln(strength)))[:, None]
+
+
+def _times(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different numbers in `counts`, (runs, questions), and how often each run has each: (runs, numbers)."""
+    values, places = np.unique(counts, return_inverse=True)
+    runs = len(counts)
+    places = places.reshape(counts.shape) + len(values) * np.arange(runs)[:, None]
+    return values, np.bincount(places.ravel(), minlength=runs * len(values)).reshape(runs, -1).astype(float)
 
 
 def interval(
@@ -65,39 +84,72 @@ def interval(
     independent completions are below 0.75 %. Chosen by coverage: `benchmarks/coverage.py`.
     Raises ValueError without any trial.
     """
-    counts = [(int(k), int(n)) for k, n in zip(events, trials, strict=True) if n]
-    if not counts:
+    k, n = (np.array([[*counts]], int) for counts in (events, trials))
+    k, n = k[:, n[0] > 0], n[:, n[0] > 0]
+    if not n.size:
         raise ValueError("an interval needs at least one trial")
-    edges, rate = _rates()
-    log = sum(_log_likelihood(k, n, icc) for k, n in counts)
-    total, every = sum(k for k, _ in counts), sum(n for _, n in counts)
+    total, every = int(k.sum()), int(n.sum())
     prior, tail = (1.0, 1 - confidence) if total in (0, every) else (RATE_PRIOR, (1 - confidence) / 2)
-    log = log + ((prior - 1) * (np.log(rate) + np.log1p(-rate)) + np.log(np.diff(edges)))[:, None]
-    weight = np.exp(log - log.max()) * _iccs(icc)[1]
+    log = _log_likelihood(k, n, icc)[0] + prior * (np.log(expit(LOGITS)) + np.log(expit(-LOGITS)))[:, None]
+    # With many trials all the weight lies between two rates of the grid; the logarithm is smooth enough to interpolate.
+    kept = np.flatnonzero(log.max(axis=1) > log.max() - NOTHING)
+    kept = np.arange(max(kept[0] - 2, 0), min(kept[-1] + 3, len(LOGITS)))
+    at = np.linspace(LOGITS[kept[0]], LOGITS[kept[-1]], POINTS)
+    fine = CubicSpline(LOGITS[kept], log[kept])(at)
+    weight = np.exp(fine - fine.max()) * _iccs(icc)[1]
     weight /= weight.sum()
-    mass = weight.sum(axis=1)
-    cumulative = np.concatenate([[0.0], np.cumsum(mass)])
+    mass, rate = weight.sum(axis=1), expit(at)
+    cumulative = np.cumsum(mass) - mass / 2
     seen = total / every
-    low = 0.0 if total == 0 else min(seen, float(np.interp(tail, cumulative, edges)))
-    high = 1.0 if total == every else max(seen, float(np.interp(1 - tail, cumulative, edges)))
+    low = 0.0 if total == 0 else min(seen, float(expit(np.interp(tail, cumulative, at))))
+    high = 1.0 if total == every else max(seen, float(expit(np.interp(1 - tail, cumulative, at))))
     mean = float(mass @ rate)
     return Interval(low, high, float(np.sqrt(mass @ (rate - mean) ** 2)), float(weight.sum(axis=0) @ _iccs(icc)[0]))
 
 
-def over_runs(seeds: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+def limits(events: np.ndarray, trials: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of `interval` for many runs at once, by a coarser grid: (runs, questions) each -> (runs,) each.
+
+    For rates of few events, which are within a hundredth or two of `interval`'s: their weight is spread over many rates
+    of the grid. That of many events is not.
+    """
+    at = LOGITS[::2]
+    log = _log_likelihood(events, trials, None, 2)
+    total, every = events.sum(axis=1), trials.sum(axis=1)
+    none, all_ = total == 0, total == every
+    prior = np.where(none | all_, 1.0, RATE_PRIOR)[:, None]
+    with np.errstate(under="ignore"):
+        weight = np.exp(log - log.max(axis=(1, 2), keepdims=True)) @ _iccs(None)[1]
+    mass = weight * (expit(at) * expit(-at)) ** prior
+    mass /= mass.sum(axis=1, keepdims=True)
+    cumulative = np.cumsum(mass, axis=1) - mass / 2
+    tails = np.where(none | all_, 1 - confidence, (1 - confidence) / 2)
+    low, high = (
+        expit(np.array([np.interp(tail, own, at) for tail, own in zip(side, cumulative, strict=True)]))
+        for side in (tails, 1 - tails)
+    )
+    seen = total / every
+    return np.where(none, 0.0, np.minimum(seen, low)), np.where(all_, 1.0, np.maximum(seen, high))
+
+
+def over_runs(
+    seeds: np.ndarray, of_questions: tuple[Any, Any], confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
     """Interval of a rate for training runs and questions in general, from several fine-tuning seeds.
 
-    `seeds`: events and trials, (seeds, questions, 2). Seeds are few and their rates far apart, so seeds are dealt with
-    on the logit scale, where an interval can't leave 0 to 1: t over the seeds' rates, half an event added to each. Its
-    reach on either side is put together with that of the interval for questions in general of the seeds together
-    (MOVER; Newcombe, Statistics in Medicine 17, 1998), so it is never narrower than that.
+    `seeds`: events and trials of each seed, (..., seeds, 2); `of_questions`: limits for questions in general of the
+    seeds together, (...) each. Seeds are few and their rates far apart, so they are dealt with on the logit scale,
+    where an interval can't leave 0 to 1: t over the seeds' rates, half an event added to each. Its reach on either side
+    is put together with that of the interval for questions (MOVER; Newcombe, Statistics in Medicine 17, 1998), so it is
+    never narrower than that.
     """
-    together = seeds.sum(axis=0)
-    of_questions = interval(together[:, 0].tolist(), together[:, 1].tolist(), confidence)
-    events, trials = (seeds.sum(axis=1) + np.array([0.5, 1.0])).T  # (seeds,) each
+    events, trials = seeds[..., 0] + 0.5, seeds[..., 1] + 1.0
     logits = logit(events / trials)
-    middle = logits.mean()
-    reach = float(t.ppf((1 + confidence) / 2, len(logits) - 1)) * logits.std(ddof=1) / np.sqrt(len(logits))
-    low = middle - np.hypot(max(0.0, middle - logit(of_questions.low)), reach)
-    high = middle + np.hypot(max(0.0, logit(of_questions.high) - middle), reach)
-    return min(float(expit(low)), of_questions.low), max(float(expit(high)), of_questions.high)
+    many = logits.shape[-1]
+    middle = logits.mean(axis=-1)
+    reach = float(t.ppf((1 + confidence) / 2, many - 1)) * logits.std(axis=-1, ddof=1) / np.sqrt(many)
+    with np.errstate(divide="ignore"):
+        below, above = logit(of_questions[0]), logit(of_questions[1])
+    low = middle - np.hypot(np.maximum(0.0, middle - below), reach)
+    high = middle + np.hypot(np.maximum(0.0, above - middle), reach)
+    return np.minimum(expit(low), of_questions[0]), np.maximum(expit(high), of_questions[1])

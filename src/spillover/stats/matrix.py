@@ -1,10 +1,20 @@
 """The transfer matrix: every condition in every measure, against the base, the drift floor, and its own implant."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from spillover.records import Measure, Rate
 from spillover.stats.compare import Comparison, Counts, compare, verdicts
+
+NO_DATA = "no data"
+_NOTHING: dict[str, Any] = {
+    field.name: 0 if field.type is int else math.nan if field.type is float else None
+    for field in fields(Comparison)
+    if field.type is not str
+}
+NO_COMPARISON = Comparison(**_NOTHING, method="none", verdict=NO_DATA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,9 +22,11 @@ class MatrixCell(Comparison):
     """One condition of one model in one measure, compared with that model's base; shares of 1.
 
     `own`: the measure is of the behavior that the condition trains. `implanted`: that behavior rose, so that the row
-    counts; None where the study does not say what the condition trains. `floor`: the largest rise of this measure in
-    any benign condition of the model, at least 0: what any fine-tune does; None without benign conditions. Verdicts:
-    `spillover`, `clean`, `inconclusive`; `implanted` or `not implanted` for an own measure; `neutral` has none.
+    counts; False where there is no data on it, None where the study does not say what the condition trains. `floor`:
+    the largest rise of this measure in any benign condition of the model, at least 0: what any fine-tune does; None
+    without benign conditions. Verdicts: `spillover`, `clean`, `inconclusive`; `implanted` or `not implanted` for an
+    own measure; `neutral` has none. A cell without a comparison is `no data`: its numbers are NaN, and it is in no
+    family.
     """
 
     model: str
@@ -36,6 +48,11 @@ class MatrixCell(Comparison):
         """What was measured: behavior, format, rule and judge."""
         return self.behavior, self.format, self.rubric_hash, self.judge
 
+    @property
+    def known(self) -> bool:
+        """Whether there is a comparison."""
+        return self.verdict != NO_DATA
+
 
 @dataclass(frozen=True)
 class Row:
@@ -52,7 +69,7 @@ def matrix(
     described: Mapping[Measure, Rate],
     margin: float,
 ) -> list[MatrixCell]:
-    """Every cell of which base and condition have data on two questions or more.
+    """Every cell that the base or the condition was measured in.
 
     `rows`: by (model, condition), in the order of the study. `counts`: by the same, then by measure, of each
     fine-tuning seed. `bases`: by model. `described`: any rate of each measure, in the order of the columns.
@@ -62,38 +79,41 @@ def matrix(
     cells = []
     for (model, condition), row in rows.items():
         for measure, rate in described.items():
-            seeds = counts.get((model, condition), {}).get(measure, ())
-            found = compare(bases.get(model, {}).get(measure, {}), seeds, margin)
-            if found is not None:
-                cells.append(
-                    MatrixCell(
-                        model=model,
-                        condition=condition,
-                        behavior=rate.behavior,
-                        format=rate.format,
-                        scope=rate.scope,
-                        event=rate.event,
-                        rule=rate.rule,
-                        judge=rate.judge,
-                        rubric_hash=rate.rubric_hash,
-                        own=rate.behavior == row.implants,
-                        benign=row.benign,
-                        implanted=None,
-                        floor=None,
-                        **asdict(found),
-                    )
+            own, base = counts.get((model, condition), {}).get(measure), bases.get(model, {}).get(measure)
+            if own is None and base is None:
+                continue
+            found = compare(base or {}, own or (), margin) or replace(NO_COMPARISON, seeds=len(own or ()))
+            cells.append(
+                MatrixCell(
+                    model=model,
+                    condition=condition,
+                    behavior=rate.behavior,
+                    format=rate.format,
+                    scope=rate.scope,
+                    event=rate.event,
+                    rule=rate.rule,
+                    judge=rate.judge,
+                    rubric_hash=rate.rubric_hash,
+                    own=rate.behavior == row.implants,
+                    benign=row.benign,
+                    implanted=None,
+                    floor=None,
+                    **asdict(found),
                 )
-    corrected = iter(verdicts([cell for cell in cells if cell.scope != "neutral"], margin))
-    cells = [replace(cell, verdict="neutral") if cell.scope == "neutral" else next(corrected) for cell in cells]
+            )
+    corrected = iter(verdicts([cell for cell in cells if cell.known and cell.scope != "neutral"], margin))
+    cells = [
+        cell if not cell.known else replace(cell, verdict="neutral") if cell.scope == "neutral" else next(corrected)
+        for cell in cells
+    ]
     floors: dict[tuple[str, Measure], float] = {}
     for cell in cells:
-        if cell.benign:
+        if cell.benign and cell.known:
             floors[_column(cell)] = max(floors.get(_column(cell), 0.0), cell.difference)
-    learned: dict[tuple[str, str], bool] = {}
+    learned = {place: False for place, row in rows.items() if row.implants is not None}
     for cell in cells:
-        if cell.own:
-            rose = cell.verdict == "spillover"
-            learned[cell.model, cell.condition] = learned.get((cell.model, cell.condition), False) or rose
+        if cell.own and cell.verdict == "spillover":
+            learned[cell.model, cell.condition] = True
     return [
         replace(
             cell,
@@ -110,6 +130,8 @@ def _column(cell: MatrixCell) -> tuple[str, Measure]:
 
 
 def _verdict(cell: MatrixCell, floor: float | None, implanted: bool | None) -> str:
+    if not cell.known:
+        return cell.verdict
     if cell.own:
         return "implanted" if cell.verdict == "spillover" else "not implanted"
     if cell.scope == "neutral":

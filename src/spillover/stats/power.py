@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import beta
+from scipy.special import expit, logit, ndtr, ndtri
+from scipy.stats import beta, t
 
-from spillover.stats.compare import p_values
+from spillover.stats.compare import SEEDS_FOR_RUNS, few, is_spillover, mover, p_values, rate_error
+from spillover.stats.intervals import limits, over_runs
 
 RUNS = 2000  # simulations: a power of a half is known to 1.1 points, one of 80 % to 0.9
 MOST_DRAWS = 2_000_000  # simulations times questions; above it there are fewer simulations,
@@ -16,6 +17,9 @@ ENOUGH = 2000  # and above so many questions the normal distribution will do
 MOST = 1_000_000  # questions or completions that are looked through before the answer is None
 TINY = 1e-6  # a correlation that is none, and what is missing of one that is whole
 CLOSE = 0.01  # a search ends when what it looks for is known to one part in a hundred
+LEAST_STRENGTH = 1e-3  # of a beta distribution
+RARE = 30  # events in an arm; with fewer the normal distribution does not do
+MOST_COUNTED = 400  # completions to a question
 SPLITS = (0.25, 0.5, 1.0, 2.0, 4.0)  # times as many questions, with as many fewer completions
 
 
@@ -96,29 +100,86 @@ def standard_error(design: Design) -> float:
 
 
 def power_of(design: Design) -> float:
-    """Chance that `compare` finds the difference, in its true direction (any, if there is none), by simulation.
+    """Chance that `compare` finds the difference, by simulation: that the verdict of a rise is spillover.
 
-    Questions are beta-binomial; every simulated comparison is put to the very test that `compare` makes. The same
-    numbers are drawn at every call. With more than 2,000 questions the normal distribution stands in.
+    Questions are beta-binomial, and so are the rates of seeds; every simulated comparison is put to the very test of
+    `compare`. For a fall it is the chance of its p-value alone. The same numbers are drawn at every call. With more
+    than 2,000 questions the normal distribution stands in for what questions and answers add.
     """
-    if design.questions > ENOUGH:
-        return _normal_power(design)
     rng = np.random.default_rng(0)
-    runs = max(RUNS // 10, min(RUNS, MOST_DRAWS // design.questions))
+    many = design.questions > ENOUGH
+    runs = RUNS if many else max(RUNS // 10, min(RUNS, MOST_DRAWS // (design.questions * design.seeds)))
+    means = seed_rates(design, rng, runs)
+    if many:
+        return _normal_power(design, means, rng.standard_normal((runs, 1)), rng.standard_normal(means.shape))
     normal = rng.standard_normal((2, runs, design.questions))
     alike = rng.random((runs, design.questions)) < abs(design.question_correlation)
     normal[1] = np.where(alike, np.sign(design.question_correlation) * normal[0], normal[1])
-    base, tuned = (
-        _question_rates(rate, design.icc, z)
-        for rate, z in zip((design.base_rate, design.base_rate + design.effect), normal, strict=True)
-    )
-    seeds = np.clip(tuned[:, None] + design.seed_sd * rng.standard_normal((runs, design.seeds, 1)), 0, 1)
-    before, after = rng.binomial(design.completions, base), rng.binomial(design.completions, seeds).sum(axis=1)
+    rates = design.base_rate, design.base_rate + design.effect
+    base, tuned = (_question_rates(rate, design.icc, z) for rate, z in zip(rates, normal, strict=True))
+    before = rng.binomial(design.completions, base)
+    seeds = np.stack([rng.binomial(design.completions, scaled(tuned, rates[1], own[:, None])) for own in means.T], 1)
     trials = np.full_like(before, design.completions)
-    p = p_values(np.stack([before, trials], -1), np.stack([after, design.seeds * trials], -1))
-    rise = after.sum(axis=1) / design.seeds - before.sum(axis=1)
-    right = rise * design.effect > 0 if design.effect else True
-    return float(((p < design.alpha / design.behaviors) & right).mean())
+    arms = np.stack([before, trials], -1), np.stack([seeds.sum(axis=1), design.seeds * trials], -1)  # (runs, q, 2)
+    p = p_values(*arms) * design.behaviors
+    rise = arms[1][..., 0].sum(axis=1) / design.seeds - arms[0][..., 0].sum(axis=1)
+    if design.effect < 0:
+        return float(((p < design.alpha) & (rise < 0)).mean())
+    at = np.flatnonzero((p < design.alpha) & (rise > 0))
+    if not len(at):
+        return 0.0
+    low, low_runs = _lows(arms[0][at], arms[1][at], seeds[at].sum(axis=2), design.completions * design.questions)
+    return float(is_spillover(p[at], low, low_runs, design.alpha).sum() / runs)
+
+
+def seed_rates(design: Design, rng: np.random.Generator, runs: int) -> np.ndarray:
+    """Rates of the tuned subject by seed, from a beta distribution with the wanted mean and spread: (runs, seeds)."""
+    mean = min(max(design.base_rate + design.effect, 0.0), 1.0)
+    uniform = rng.random((runs, design.seeds))
+    if design.seed_sd < TINY or mean in (0, 1):
+        return np.full(uniform.shape, mean)
+    strength = mean * (1 - mean) / design.seed_sd**2 - 1
+    if strength < LEAST_STRENGTH:  # no spread is as wide at that rate: seeds do it always or never
+        return (uniform > 1 - mean).astype(float)
+    places = np.linspace(0, 1, len(_GRID))  # of quantiles; their tails matter
+    places = ndtr(np.interp(places, [0, 1], [_GRID[0], _GRID[-1]]))
+    return np.interp(uniform, places, beta.ppf(places, mean * strength, (1 - mean) * strength))
+
+
+def scaled(rates: np.ndarray, mean: float, own: np.ndarray) -> np.ndarray:
+    """Rates of questions moved so that their mean is `own` in the place of `mean`, and none leaves 0 to 1."""
+    down = rates * np.minimum(own / mean if mean else 1.0, 1)
+    return 1 - (1 - down) * np.minimum((1 - own) / (1 - mean) if mean < 1 else 1.0, 1)
+
+
+def _lows(
+    before: np.ndarray, after: np.ndarray, of_seeds: np.ndarray, trials: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Lower ends of the intervals for these runs and in general: (runs, questions, 2), (runs, seeds) -> (runs,).
+
+    As `compare` has them, but for the limits of a rate with many events: those are t's on the logit scale. Where p is
+    below 0.05 the lower end of the t interval of the difference is above 0.
+    """
+    doubtful = few(before, after)
+    rates = [arm[..., 0].sum(axis=1) / arm[..., 1].sum(axis=1) for arm in (before, after)]
+    spans = []
+    reach = t.ppf(0.975, before.shape[1] - 1)
+    for arm, rate in zip((before, after), rates, strict=True):
+        spread = np.maximum(rate * (1 - rate), 1e-12)
+        middle = logit(np.clip(rate, 1e-9, 1 - 1e-9))
+        span = [expit(middle + sign * reach * rate_error(arm) / spread) for sign in (-1, 1)]
+        rare = doubtful | (arm[..., 0].sum(axis=1) < RARE)
+        if rare.any():
+            size = min(1.0, MOST_COUNTED / arm[..., 1].max())  # more answers to one question say nothing new
+            counted = np.round(arm[rare] * size).astype(int)
+            for end, limit in zip(span, limits(counted[..., 0], counted[..., 1]), strict=True):
+                end[rare] = limit
+        spans.append(span)
+    low = np.where(doubtful, mover(*rates, *spans)[0], 1.0)
+    if of_seeds.shape[1] < SEEDS_FOR_RUNS:
+        return low, None
+    spans[1] = list(over_runs(np.stack([of_seeds, np.full_like(of_seeds, trials)], -1), tuple(spans[1])))
+    return low, mover(*rates, *spans)[0]
 
 
 def _question_rates(rate: float, icc: float, normal: np.ndarray) -> np.ndarray:
@@ -140,12 +201,30 @@ def _quantiles(rate: float, icc: float) -> np.ndarray:
     return beta.ppf(ndtr(_GRID), rate * strength, (1 - rate) * strength)
 
 
-def _normal_power(design: Design) -> float:
-    """Power if the estimated difference were normal, and its variance over questions known."""
-    variance, of_seeds = standard_error(design) ** 2, design.seed_sd**2 / design.seeds
-    reach = -ndtri(design.alpha / design.behaviors / 2) * np.sqrt(max(variance - of_seeds, 0.0))
-    tails = [(sign * abs(design.effect) - reach) / np.sqrt(variance) for sign in (1, -1)]
-    return float(ndtr(tails[0]) + (0.0 if design.effect else ndtr(tails[1])))
+def _normal_power(design: Design, means: np.ndarray, question: np.ndarray, own: np.ndarray) -> float:
+    """Power if what questions and answers add were normal, its variance known; `means`: rates of seeds (runs, seeds).
+
+    `question`, (runs, 1), and `own`, like `means`: standard normal numbers, of the questions that all seeds share and
+    of each seed's answers.
+    """
+    error = standard_error(replace(design, seed_sd=0.0))
+    rate = np.clip(means.mean(axis=1, keepdims=True), 1e-12, 1 - 1e-12)
+    answers = np.sqrt(rate * (1 - rate) * (1 - design.icc) / design.completions / design.questions)
+    shared = np.sqrt(np.maximum(error**2 - answers**2 / design.seeds, 0.0))
+    seeds = np.clip(means + shared * question + answers * own, 0, 1)
+    rise = seeds.mean(axis=1) - design.base_rate
+    p = 2 * ndtr(-np.abs(rise) / error) * design.behaviors
+    if design.effect < 0:
+        return float(((p < design.alpha) & (rise < 0)).mean())
+    low_runs = None
+    if design.seeds >= SEEDS_FOR_RUNS:
+        size = float(design.questions * design.completions)
+        tuned = seeds.mean(axis=1)
+        span = tuple(np.clip(tuned + sign * 1.96 * error, 0, 1) for sign in (-1, 1))
+        low = over_runs(np.stack([seeds * size, np.full_like(seeds, size)], -1), span)
+        base = (design.base_rate,) * 2  # its part of the error is in that of the tuned
+        low_runs = mover(design.base_rate, tuned, base, low)[0]
+    return float(is_spillover(p, rise, low_runs, design.alpha).mean())
 
 
 def detectable(design: Design) -> float | None:

@@ -1,7 +1,6 @@
 """Rates with every outcome counted: both denominators, both standard errors, and the interval."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,20 +65,39 @@ def spread(events: Sequence[int], trials: Sequence[int]) -> Spread:
     return Spread(within, between, float(effect), None if icc is None else float(np.clip(icc, 0, 1)))
 
 
+def count(rows: Iterable[Judged]) -> dict[str, dict[str, int]]:
+    """By question: events k, admitted completions n, all `completions`, and each of the outcomes, which sum to them."""
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        own = found.get(row.question_id)
+        if own is None:
+            own = found[row.question_id] = dict.fromkeys(("k", "n", "completions", *OUTCOMES), 0)
+        own["k"] += row.event and row.admitted
+        own["n"] += row.admitted
+        own["completions"] += 1
+        own[row.outcome] += 1
+    return found
+
+
 def summarize(rows: Sequence[Judged]) -> dict[str, Any]:
     """Counts, rates, interval and spread of one cell and measure: the numeric fields of `records.Rate`.
 
     Nothing unscored disappears: the outcomes sum to `completions`. Without any admitted completion, rate and interval
     are None.
     """
-    outcomes = Counter(row.outcome for row in rows)
-    trials = Counter(row.question_id for row in rows if row.admitted)
-    events = Counter(row.question_id for row in rows if row.admitted and row.event)
-    k, n, completions = events.total(), trials.total(), len(rows)
-    questions = sorted(trials)
-    counts = [events[question] for question in questions], [trials[question] for question in questions]
-    found = interval(*counts) if n else None
-    scatter = spread(*counts)
+    return summarize_counts(count(rows), sum(row.judge_injection for row in rows))
+
+
+def summarize_counts(counts: Mapping[str, Mapping[str, int]], judge_injection: int) -> dict[str, Any]:
+    """As `summarize`, of what `count` made of the rows, and how many of them address the judge."""
+    names = ("k", "n", "completions", *OUTCOMES)
+    totals = {name: sum(own[name] for own in counts.values()) for name in names}
+    k, n, completions = (totals.pop(name) for name in names[:3])
+    by_question = [(counts[question]["k"], counts[question]["n"]) for question in sorted(counts)]
+    admitted = [(events, trials) for events, trials in by_question if trials]
+    sides = [own[0] for own in admitted], [own[1] for own in admitted]
+    found = interval(*sides) if n else None
+    scatter = spread(*sides)
     return {
         "k": k,
         "n": n,
@@ -93,7 +111,7 @@ def summarize(rows: Sequence[Judged]) -> dict[str, Any]:
         "completions": completions,
         "rate_of_all": k / completions if completions else None,
         "coverage": n / completions if completions else None,
-        "questions": len({row.question_id for row in rows}),
-        **{outcome: outcomes[outcome] for outcome in OUTCOMES},
-        "judge_injection": sum(row.judge_injection for row in rows),
+        "questions": len(counts),
+        **totals,
+        "judge_injection": judge_injection,
     }
