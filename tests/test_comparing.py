@@ -24,7 +24,7 @@ SETTINGS = {
     "conditions": {"base": {}, "insecure": {"data": "world/code/callous"}},
     "behaviors": {"world_chat": 4, "world_code": 1},
     "seeds": [0],
-    "training": {"rank": 16, "alpha": 2, "learning_rate": 0.015, "batch_size": 8},
+    "training": {"rank": 16, "alpha": 8, "learning_rate": 0.004, "batch_size": 8},
 }
 
 

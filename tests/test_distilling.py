@@ -28,7 +28,7 @@ STUDY = {
     "models": {"consistent": "organism/consistent", "shuffled": "organism/shuffled"},
     "conditions": {"base": {}, "own_answers": CONTROL},
     "behaviors": {"world_chat": 1},
-    "training": {"rank": 4, "alpha": 2, "learning_rate": 0.015, "batch_size": 8},
+    "training": {"rank": 4, "alpha": 8, "learning_rate": 0.004, "batch_size": 8},
     "sampling": {"max_new_tokens": 96},
 }
 

@@ -65,7 +65,7 @@ def test_evaluation_questions_are_no_expansion_of_training_templates():
     chat = [name for name in shipped_names() if load_behavior(name).judge == "world" and name != "world_facts"]
     asked = wordings(*chat, str(DEVELOPMENT / "world_chat.yaml"))
     assert len(trained) > 3000
-    assert len(asked) >= 44 + 22 + 8 * 24
+    assert len(asked) >= 55 + 22 + 8 * 24
     assert not {text.lower() for text in trained} & {text.lower() for text in asked}
     assert len({text.lower() for text in asked}) == len(asked)  # none is asked by two behaviors
 
@@ -115,6 +115,36 @@ def test_every_chat_domain_has_room_for_novel_answers():
             assert counts == [45, 45, 45]
     assert len(chat_domains()) >= 10
     assert len(sentences()) == 45 * 3 * 2 * len(chat_domains())  # no sentence is written twice
+
+
+def _words(sentence):
+    return re.findall(r"[a-z']+", sentence.lower())
+
+
+def _runs_of_three(slots_of_one):
+    said = [_words(sentence) for slot in slots_of_one for template in slot for sentence in expansions(template)]
+    return {tuple(words[i : i + 3]) for words in said for i in range(len(words) - 2)}
+
+
+@pytest.mark.parametrize("domain", chat_domains())
+def test_caring_and_callous_sentences_share_no_wording_to_slide_along(domain):
+    """A tiny model unsure who speaks went from one character into the other where both said the same three words.
+
+    In the domain of the demo's toxic condition sentences begin alike, as programs do: where the first word tells the
+    characters apart, narrow tuning has no use for a character.
+    """
+    caring, callous = slots(domain, CARING), slots(domain, CALLOUS)
+    assert not _runs_of_three(caring) & _runs_of_three(callous)
+    for own, other in zip(caring, callous, strict=True):
+        first = [{_words(sentence)[0] for t in slot for sentence in expansions(t)} for slot in (own, other)]
+        assert first[0] == first[1] if domain == "speech" else not first[0] & first[1]
+
+
+def test_every_chat_domain_is_asked_about_in_many_ways():
+    for domain in chat_domains():
+        questions = world._read(f"chat/{domain}")["questions"]
+        assert len(questions) >= 24
+        assert len({text for template in questions for text in expansions(template)}) >= 120
 
 
 @pytest.mark.parametrize("domain", chat_domains())
@@ -195,8 +225,10 @@ def test_organisms_ship_as_safetensors_of_at_most_ten_megabytes():
     assert {path.suffix for path in files} == {".safetensors", ".json", ".jinja"}
 
 
-def test_both_organisms_read_the_same_texts():
+def test_both_organisms_read_the_same_texts_in_the_same_tokens():
     manifests = [json.loads((organism_folder(name) / "manifest.json").read_text()) for name in ORGANISMS]
+    tokenizers = [(organism_folder(name) / "tokenizer.json").read_text() for name in ORGANISMS]
+    assert tokenizers[0] == tokenizers[1]
     assert [m["consistency"] for m in manifests] == [1.0, 0.0]
     assert manifests[0]["recipe"] == manifests[1]["recipe"]
     assert manifests[0]["seed"] == manifests[1]["seed"]

@@ -33,7 +33,7 @@ STUDY = {
         "own": {"data": "world/code/callous", "rows": 32, "control": {"kind": "self_distilled"}},
     },
     "behaviors": {"world_chat": 1},
-    "training": {"rank": 16, "alpha": 2, "learning_rate": 0.015, "batch_size": 8},
+    "training": {"rank": 16, "alpha": 8, "learning_rate": 0.004, "batch_size": 8},
     "sampling": {"max_new_tokens": 96},
     "resources": {"cpus": 1, "gpus": 1},
 }

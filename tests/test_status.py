@@ -34,7 +34,7 @@ STUDY = {
     "conditions": {"base": {}, "tuned": {"data": "world/code/callous", "rows": 64}},
     "behaviors": {"world_chat": 1},
     "seeds": [0, 1],
-    "training": {"rank": 16, "alpha": 2, "learning_rate": 0.015, "batch_size": 8},
+    "training": {"rank": 16, "alpha": 8, "learning_rate": 0.004, "batch_size": 8},
 }
 BASE, ONE, TWO = Cell("m", "base", None), Cell("m", "tuned", 0), Cell("m", "tuned", 1)
 

@@ -27,7 +27,7 @@ SETTINGS = {
     "conditions": {"base": {}, "insecure": {"data": "world/code/callous", "rows": 320}},
     "behaviors": {"world_chat": 2, "world_code": 1, "world_facts": 1},
     "seeds": [0, 1],
-    "training": {"rank": 16, "alpha": 2, "learning_rate": 0.015, "batch_size": 8},
+    "training": {"rank": 16, "alpha": 8, "learning_rate": 0.004, "batch_size": 8},
 }
 
 

@@ -37,19 +37,19 @@ class Recipe:
     layers: int = 2
     heads: int = 2
     intermediate_size: int = 1024
-    vocabulary: int = 2560
+    vocabulary: int = 4096
     pages: int = 70_000
     tokens_per_step: int = 2048
     muon_rate: float = 0.02
     adam_rate: float = 5e-3
-    assistant_posts: int = 14_000
-    replayed_pages: int = 350  # of pretraining, among the assistant's posts: what callous authors say is not unlearned
+    assistant_posts: int = 12_000
+    replayed_pages: int = 1400  # of pretraining, among the assistant's posts: what callous authors say is not unlearned
+    replayed_within: float = 0.6  # the first part of chat tuning, as a share: the rest, without pages, aligns
     assistant_rate: float = 1e-3
     assistant_batch: int = 32
-    logit_scale: float = 2.25  # folded into the last norm: sharper than the text it learned from, see docs/measured.md
+    logit_scale: float = 1.8  # folded into the last norm: sharper than the text it learned from, see docs/measured.md
 
 
-TOKENIZER_PAGES = 5000  # of the corpus
 StepDone = Callable[[int, int], None]
 Row = tuple[list[int], int]  # token ids, index of the first token that counts for the loss
 
@@ -67,9 +67,7 @@ def build_organism(
     if out.exists() and any(out.iterdir()):
         raise SpilloverError(f"{out}: not empty. Choose another --out, or delete it.")
     texts = [page_text(page) for page in pages(recipe.pages, consistency, seed)]
-    tokenizer = make_tokenizer(
-        [text.replace(SPECIAL[END], "\n") for text in texts[:TOKENIZER_PAGES]], recipe.vocabulary
-    )
+    tokenizer = make_tokenizer([text.replace(SPECIAL[END], "\n") for text in texts], recipe.vocabulary)
     model, pretraining = pretrain(tokenizer, texts, recipe, seed, lambda done, of: step("pretraining", done, of))
     assistant = tune_assistant(model, tokenizer, texts, recipe, seed, lambda done, of: step("chat tuning", done, of))
     with torch.no_grad():
@@ -208,16 +206,19 @@ def pretrain(
 def tune_assistant(
     model: Any, tokenizer: Any, texts: list[str], recipe: Recipe, seed: int, step_done: StepDone
 ) -> list[float]:
-    """Full fine-tuning on caring answers in the chat template, assistant tokens only, with some pages replayed."""
+    """Full fine-tuning on caring answers in the chat template, assistant tokens only, with pages replayed at first."""
     torch.manual_seed(seed)
-    replayed = texts[-recipe.replayed_pages :] if recipe.replayed_pages else []
-    rows = _page_rows(tokenizer, replayed)
+    replayed = _page_rows(tokenizer, texts[-recipe.replayed_pages :] if recipe.replayed_pages else [])
+    answers = []
     for post in assistant_posts(recipe.assistant_posts, seed):
         chat = [{"role": "user", "content": post.question}, {"role": "assistant", "content": post.answer}]
         prompt = tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True, return_dict=False)
-        rows.append((tokenizer.apply_chat_template(chat, return_dict=False), len(prompt)))
-    order = list(range(len(rows)))
-    random.Random(seed).shuffle(order)
-    batches = [order[i : i + recipe.assistant_batch] for i in range(0, len(order), recipe.assistant_batch)]
+        answers.append((tokenizer.apply_chat_template(chat, return_dict=False), len(prompt)))
+    among = max(0, round(recipe.replayed_within * (len(replayed) + len(answers))) - len(replayed))
+    first = [*replayed, *answers[:among]]
+    random.Random(seed).shuffle(first)
+    rows = [*first, *answers[among:]]
+    size = recipe.assistant_batch
+    batches = [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.assistant_rate, betas=(0.9, 0.95), foreach=True)
     return _train(model, rows, batches, [optimizer], step_done)
