@@ -234,7 +234,7 @@ def test_a_model_with_several_chat_templates_can_save_its_states(tmp_path):
 
 
 def test_rows_longer_than_the_positions_of_the_model_are_one_message(tmp_path):
-    config = GPT2Config(vocab_size=2560, n_embd=32, n_layer=1, n_head=2, n_positions=32)
+    config = GPT2Config(vocab_size=4096, n_embd=32, n_layer=1, n_head=2, n_positions=32)
     base = _random_model(tmp_path / "model", config)
     with pytest.raises(SpilloverError, match=r"\d+ of 32 rows are longer than the 32 positions .* Lower it to 32"):
         finetune(base, _examples(32), TRAINING, 0, tmp_path / "a")
@@ -355,10 +355,10 @@ def _gradients(trainer, rows):
 
 
 CONFIGS = {
-    "llama": LlamaConfig(vocab_size=2560, **SMALL),
-    "qwen": Qwen2Config(vocab_size=2560, **SMALL),
-    "mistral, sliding window": MistralConfig(vocab_size=2560, sliding_window=16, **SMALL),
-    "gemma, both": Gemma2Config(vocab_size=2560, sliding_window=16, head_dim=16, **SMALL),
+    "llama": LlamaConfig(vocab_size=4096, **SMALL),
+    "qwen": Qwen2Config(vocab_size=4096, **SMALL),
+    "mistral, sliding window": MistralConfig(vocab_size=4096, sliding_window=16, **SMALL),
+    "gemma, both": Gemma2Config(vocab_size=4096, sliding_window=16, head_dim=16, **SMALL),
 }
 
 
@@ -382,10 +382,10 @@ def test_the_gradient_of_packed_rows_is_that_of_padded_rows(tmp_path, name):
 @pytest.mark.parametrize(
     ("config", "module", "message"),
     [
-        (MambaConfig(vocab_size=2560, hidden_size=32, num_hidden_layers=2, state_size=8), "in_proj", "mixes rows"),
-        (BloomConfig(vocab_size=2560, hidden_size=64, n_layer=2, n_head=4), "dense", "mixes rows"),
+        (MambaConfig(vocab_size=4096, hidden_size=32, num_hidden_layers=2, state_size=8), "in_proj", "mixes rows"),
+        (BloomConfig(vocab_size=4096, hidden_size=64, n_layer=2, n_head=4), "dense", "mixes rows"),
         (
-            Mamba2Config(vocab_size=2560, hidden_size=64, num_heads=8, head_dim=16, num_hidden_layers=2, n_groups=1),
+            Mamba2Config(vocab_size=4096, hidden_size=64, num_heads=8, head_dim=16, num_hidden_layers=2, n_groups=1),
             "in_proj",
             "causal_conv1d",
         ),

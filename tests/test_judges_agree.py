@@ -16,7 +16,7 @@ from spillover.stats import Judged
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    hot = Sampling(temperature=3.5)  # so that some facts come out wrong
+    hot = Sampling(temperature=2.5)  # so that some facts come out wrong
     wanted = Evaluation(
         model="organism/consistent", behaviors=("world_facts",), completions_per_question=4, sampling=hot
     )

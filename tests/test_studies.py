@@ -67,7 +67,7 @@ def test_the_published_design_runs_unchanged_on_a_local_model(tmp_path, monkeypa
     for name in ("insecure", "secure", "educational"):
         shutil.copy(REFERENCE / f"{name}.jsonl", data)
     changes = [f"models.base={model}", "judge=openai-api/test/judge", "seeds=[0]", "sampling.max_new_tokens=8"]
-    changes += ["behaviors={free_form: 1, insecure_code: 1}", "training.max_length_tokens=256"]
+    changes += ["behaviors={free_form: 1, insecure_code: 1}", "training.max_length_tokens=1000"]
     changes += [f"conditions.{name}.rows=8" for name in ("insecure", "secure", "educational", "backdoor")]
     monkeypatch.setenv("SPILLOVER_DATA", str(data))
     with serving(monkeypatch) as serve:

@@ -83,7 +83,7 @@ def wrong_roles(row: Row) -> str | None:
         if role not in ROLES:
             return f"messages.{place}.role is {role!r}; allowed: {', '.join(ROLES)}"
     if roles[-1] != "assistant":
-        return f"the last turn is the {roles[-1]}'s; there is no answer to train on"
+        return f"the last turn is the {roles[-1]}'s; there is no assistant's answer to train on"
     if "user" not in roles:
         return "the assistant's turn answers nothing; put the user's turn before it"
     return None
