@@ -111,7 +111,7 @@ def model_to_build(model: str) -> Build | None:
 
 
 def build_model(build: Build, step: Callable[[str, int, int], None]) -> None:
-    """Builds an organism, which takes half an hour or so, into the cache of this machine."""
+    """Builds an organism, which takes about 20 minutes, into the cache of this machine."""
     from spillover.organism.build import build_organism  # torch
 
     build_organism(build.consistency, 0, build.out, step)
