@@ -490,7 +490,12 @@ def test_an_exported_log_reads_like_any_other(organism):
     log = read_eval_log(str(path))
     (rates,) = [row for row in read(organism)[2] if row.behavior == "world_chat"]
     assert (log.status, log.eval.task, log.eval.model) == ("success", "spillover/world_chat", "organism/consistent")
-    assert log.results.total_samples == log.results.completed_samples == len(log.samples) == 2 * len(load_behavior("world_chat").questions)
+    assert (
+        log.results.total_samples
+        == log.results.completed_samples
+        == len(log.samples)
+        == 2 * len(load_behavior("world_chat").questions)
+    )
     assert log.eval.config.epochs == 2
     assert log.results.scores[0].metrics["rate"].value == pytest.approx(rates.rate)
     sample = log.samples[0]

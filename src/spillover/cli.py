@@ -142,7 +142,7 @@ def rates(
     run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     json_: Annotated[bool, typer.Option("--json", help="As JSON, every column.")] = False,
 ) -> None:
-    """Show the rates of a run: both denominators, every outcome, interval, standard errors, design effect."""
+    """Show the rates of a run: interval, both denominators, outcomes. --json: standard errors, design effect, too."""
     from spillover.display import rates_table
     from spillover.rundir import RunDir
 

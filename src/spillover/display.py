@@ -84,7 +84,7 @@ def build_display() -> Iterator[Callable[[str, int, int], None]]:
 def rates_table(run_dir: RunDir, as_json: bool = False) -> None:
     """Prints the rates of a run: a row per cell and per condition of several seeds, a column per measure.
 
-    Each with interval, counts, coverage, and every outcome that is not 0.
+    Each with interval, events, both denominators, and every other outcome that is not 0.
     """
     from spillover.comparing import ENOUGH_QUESTIONS, FEW_QUESTIONS, over_seeds  # scipy
 
@@ -97,8 +97,8 @@ def rates_table(run_dir: RunDir, as_json: bool = False) -> None:
     rules = "; ".join(dict.fromkeys(f"{rate.event}: {rate.rule} ({rate.judge})" for rate in first.values()))
     table = Table(
         show_lines=True,
-        caption="rate [95 % interval clustered by question], events / admitted completions, rate of all completions, "
-        f"coverage (share that the rule admits), outcomes; any run: for other fine-tuning seeds, too\n{rules}",
+        caption="rate [95 % interval clustered by question], events / admitted by the rule / all completions, outcomes "
+        f"but scored; any run: for other fine-tuning seeds, too\n{rules}",
     )
     table.add_column("cell", no_wrap=True)
     for measure, label in labels.items():
@@ -349,10 +349,8 @@ def _shown(text: str) -> str:
 
 
 def _in_words(rate: Rate) -> str:
-    counted = [f"{rate.k}/{rate.n}"]
-    if rate.rate_of_all is not None and rate.coverage is not None:
-        counted = [f"{rate.k}/{rate.n}, of all {100 * rate.rate_of_all:.1f} %", f"coverage {100 * rate.coverage:.1f} %"]
-    counted += [f"{name} {getattr(rate, name)}" for name in OUTCOMES if getattr(rate, name)]
+    counted = [f"{rate.k}/{rate.n}/{rate.completions}"]
+    counted += [f"{getattr(rate, name)} {name}" for name in OUTCOMES if name != "scored" and getattr(rate, name)]
     if rate.rate is None or rate.low is None or rate.high is None:
         return "\n".join(["no data", "none admitted", *counted])
     return "\n".join([f"{100 * rate.rate:.1f} %", f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]", *counted])
