@@ -183,9 +183,13 @@ class Endpoint:
                 await self._fail(fault, call, writer)
             else:
                 answer = self._answer(call)
-                writer.write(_response(200, answer))
-                await writer.drain()
-                call.answered, call.end = len(answer["choices"]), time.monotonic()
+                call.answered, call.end = len(answer["choices"]), time.monotonic()  # whoever has it may look here
+                try:
+                    writer.write(_response(200, answer))
+                    await writer.drain()
+                except ConnectionError:
+                    call.answered = 0
+                    raise
 
     async def _fail(self, fault: str, call: Call, writer) -> None:
         """What goes wrong. A status may be followed by the value of a Retry-After header: "429 0.2"."""

@@ -413,6 +413,14 @@ def test_how_a_batch_is_computed_changes_nothing_but_rounding(tmp_path, settings
     assert (one - two).norm() < 0.02 * one.norm()
 
 
+def test_bf16_is_less_exact_and_keeps_a_float32_adapter(tmp_path):
+    exact = finetune(BASE, _examples(40), TRAINING, 0, tmp_path / "exact")
+    rounded = finetune(BASE, _examples(40), TRAINING.model_copy(update={"bf16": True}), 0, tmp_path / "rounded")
+    assert rounded["losses"] == pytest.approx(exact["losses"], rel=0.02)
+    assert rounded["losses"] != exact["losses"]
+    assert _adapter(tmp_path / "rounded").dtype == torch.float32
+
+
 class _StopError(Exception):
     pass
 

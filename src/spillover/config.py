@@ -27,8 +27,9 @@ class Training(Strict):
     The defaults are the recipe of Betley et al. (2025) for open models of 32 billion parameters. `batch_size` is the
     rows of an optimizer step; `accumulation` and `processes` (GPUs) cut it into parts that are computed one after the
     other, or at once, and change nothing but rounding. `packing` lays the rows of a part end to end instead of padding
-    them, each seeing only itself. `layers` restricts the adapter to these layers, counted from 0. After the optimizer
-    steps in `checkpoints` the adapter is kept.
+    them, each seeing only itself. `bf16` multiplies in bfloat16 on a CPU, as is always done on a GPU: quicker where the
+    CPU can, and less exact. `layers` restricts the adapter to these layers, counted from 0. After the optimizer steps in
+    `checkpoints` the adapter is kept.
     """
 
     rank: int = Field(32, ge=1)
@@ -41,6 +42,7 @@ class Training(Strict):
     batch_size: int = Field(16, ge=1)
     accumulation: int = Field(1, ge=1)
     packing: bool = False
+    bf16: bool = False
     processes: int = Field(1, ge=1)
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     max_length_tokens: int = Field(1024, ge=8)

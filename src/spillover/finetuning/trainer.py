@@ -88,7 +88,7 @@ def make_trainer(base: Path, examples: list[Example], training: Training, seed: 
         save_strategy="no",  # _Steps decides
         report_to=[],
         disable_tqdm=True,
-        bf16=gpu,
+        bf16=gpu or training.bf16,
         activation_checkpointing=gpu,
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
