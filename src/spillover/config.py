@@ -28,7 +28,7 @@ class Training(Strict):
     rows of an optimizer step; `accumulation` and `processes` (GPUs) cut it into parts that are computed one after the
     other, or at once, and change nothing but rounding. `packing` lays the rows of a part end to end instead of padding
     them, each seeing only itself. `bf16` multiplies in bfloat16 on a CPU, as is always done on a GPU: quicker where the
-    CPU can, and less exact. `layers` restricts the adapter to these layers, counted from 0. After the optimizer steps in
+    CPU can, and less exact. `layers` restricts the adapter to these layers, counted from 0. After the steps in
     `checkpoints` the adapter is kept.
     """
 
