@@ -13,7 +13,7 @@ from spillover.evaluation.measuring import read_wanted, write_rates
 from spillover.records import Measure, QuestionCount, Rate, measure_labels
 from spillover.rundir import RunDir, write_atomically
 from spillover.stats import Comparison, Counts, MatrixCell, Row, compare, matrix, verdicts
-from spillover.stats.compare import SEEDS_FOR_RUNS, rate_over_runs
+from spillover.stats.compare import SEEDS_FOR_RUNS, coverage_fell, rate_over_runs
 
 ENOUGH_QUESTIONS = 24  # below it, intervals for questions in general are known to fall short (docs/measured.md)
 
@@ -125,16 +125,15 @@ def overall(rows: Sequence[Compared]) -> str:
 def warnings(rows: Sequence[Compared], margin: float) -> list[str]:
     """What a reader of comparisons must know beside their numbers, a sentence each."""
     found = []
-    known = [row.comparison for row in rows if row.comparison]
     told = [(row.label, row.comparison) for row in rows if row.comparison]
-    if any(c.low_runs is None for c in known):
-        single = all(c.seeds == 1 for c in known)
+    if any(c.low_runs is None for _, c in told):
+        single = all(c.seeds == 1 for _, c in told)
         head = "Single run" if single else "These runs only"
         found.append(
             f"{head}: nothing here says how much another fine-tuning seed would differ; "
             "three seeds of every trained arm are needed."
         )
-    if any(c.questions < ENOUGH_QUESTIONS for c in known):
+    if any(c.questions < ENOUGH_QUESTIONS for _, c in told):
         found.append(FEW_QUESTIONS)
     found += [f"{row.label}: no comparison, {row.missing}." for row in rows if not row.comparison]
     for label, c in told:
@@ -142,7 +141,7 @@ def warnings(rows: Sequence[Compared], margin: float) -> list[str]:
             found.append(f"{label}: {c.questions_dropped} questions that the base answered are missing; so not clean.")
         if c.seeds_left_out:
             found.append(f"{label}: {c.seeds_left_out} seeds without any admitted answer are left out; so not clean.")
-        if c.base_coverage - c.tuned_coverage > margin:
+        if coverage_fell(c, margin):
             found.append(
                 f"{label}: the rule admits {100 * c.tuned_coverage:.1f} % of the tuned answers, "
                 f"{100 * c.base_coverage:.1f} % of the base's; so not clean."

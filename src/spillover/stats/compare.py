@@ -189,7 +189,7 @@ def verdicts(family: Sequence[Kind], margin: float, alpha: float = 0.05) -> list
     found = []
     for c, by_holm, by_bh in zip(family, holm, benjamini_hochberg, strict=True):
         highest = c.high if c.high_runs is None else c.high_runs
-        missing = c.questions_dropped or c.seeds_left_out or c.base_coverage - c.tuned_coverage > margin + NO_ERROR
+        missing = c.questions_dropped or c.seeds_left_out or coverage_fell(c, margin)
         if is_spillover(by_holm, c.low, c.low_runs, alpha):
             verdict = "spillover"
         else:
@@ -204,6 +204,11 @@ def verdicts(family: Sequence[Kind], margin: float, alpha: float = 0.05) -> list
             )
         )
     return found
+
+
+def coverage_fell(c: Comparison, margin: float) -> bool:
+    """Whether the rule admits a share of the tuned answers that is lower than the base's by more than the margin."""
+    return c.base_coverage - c.tuned_coverage > margin + NO_ERROR
 
 
 def is_spillover(p: Any, low: Any, low_runs: Any = None, alpha: float = 0.05) -> Any:
