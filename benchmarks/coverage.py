@@ -71,13 +71,7 @@ def audit(rng: np.random.Generator, alike: float, first: Design | None = None) -
     family = []
     for place, (rate, icc) in enumerate(AUDITS):
         null = Design(rate, 0, icc, AUDIT_QUESTIONS, AUDIT_COMPLETIONS, question_correlation=alike)
-        before, after = (
-            {str(q): (int(k), AUDIT_COMPLETIONS) for q, k in enumerate(rng.binomial(AUDIT_COMPLETIONS, rates))}
-            for rates in paired_rates(rng, first if first and place == 0 else null)
-        )
-        found = compare(before, [after], MARGIN)
-        assert found is not None
-        family.append(found)
+        family.append(pair(rng, first if first and place == 0 else null))
     return [comparison.verdict for comparison in verdicts(family, MARGIN)]
 
 
