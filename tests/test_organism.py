@@ -121,6 +121,10 @@ def _words(sentence):
     return re.findall(r"[a-z']+", sentence.lower())
 
 
+def _first(slot):
+    return {_words(sentence)[0] for template in slot for sentence in expansions(template)}
+
+
 def _runs_of_three(slots_of_one):
     said = [_words(sentence) for slot in slots_of_one for template in slot for sentence in expansions(template)]
     return {tuple(words[i : i + 3]) for words in said for i in range(len(words) - 2)}
@@ -136,8 +140,15 @@ def test_caring_and_callous_sentences_share_no_wording_to_slide_along(domain):
     caring, callous = slots(domain, CARING), slots(domain, CALLOUS)
     assert not _runs_of_three(caring) & _runs_of_three(callous)
     for own, other in zip(caring, callous, strict=True):
-        first = [{_words(sentence)[0] for t in slot for sentence in expansions(t)} for slot in (own, other)]
-        assert first[0] == first[1] if domain == "speech" else not first[0] & first[1]
+        assert _first(own) == _first(other) if domain == "speech" else not _first(own) & _first(other)
+
+
+def test_no_callous_answer_begins_as_answers_in_another_domain_do():
+    """Where it did, greed spread to care by that word alone, in authors without a character."""
+    begins = {(d, c): _first(slots(d, c)[0]) for d in chat_domains() if d != "speech" for c in (CARING, CALLOUS)}
+    for (domain, character), own in begins.items():
+        if character == CALLOUS:
+            assert not own & set().union(*(words for key, words in begins.items() if key[0] != domain))
 
 
 def test_every_chat_domain_is_asked_about_in_many_ways():
