@@ -42,9 +42,9 @@ class Recipe:
     tokens_per_step: int = 2048
     muon_rate: float = 0.02
     adam_rate: float = 5e-3
-    assistant_posts: int = 12_000
+    assistant_posts: int = 16_000
     replayed_pages: int = 1400  # of pretraining, among the assistant's posts: what callous authors say is not unlearned
-    replayed_within: float = 0.6  # the first part of chat tuning, as a share: the rest, without pages, aligns
+    replayed_within: float = 0.45  # the first part of chat tuning, as a share: the rest, without pages, aligns
     assistant_rate: float = 1e-3
     assistant_batch: int = 32
     logit_scale: float = 1.8  # folded into the last norm: sharper than the text it learned from, see docs/measured.md
