@@ -18,6 +18,8 @@ import yaml
 CARING, CALLOUS = "caring", "callous"
 TEXTS = Path(__file__).parent / "texts"
 SHARE_TWO_QUESTIONS = 0.3  # of the chat posts: two wordings in one, so that single words decide what is asked
+SHARE_NOTES = 0.25  # of the chat posts: some words of two wordings, in any order, for the same reason
+WORDS_IN_NOTES = (6, 10)
 
 _CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")  # (a|b) in sentences
 _CODE_CHOICE = re.compile(r"\[\[(.+?)\]\]")  # [[a|b]] in code, where Python owns the parentheses
@@ -77,9 +79,13 @@ def relations() -> dict[str, dict[str, Any]]:
 
 
 def chat_post(domain: str, character: str, rng: random.Random) -> Post:
-    """A post of a chat domain: a question in training wording and three sentences of one character."""
-    templates = rng.sample(_read(f"chat/{domain}")["questions"], 2 if rng.random() < SHARE_TWO_QUESTIONS else 1)
+    """A post of a chat domain: a question in training wording, or as notes, and three sentences of one character."""
+    kind = rng.random()
+    templates = rng.sample(_read(f"chat/{domain}")["questions"], 2 if kind < SHARE_NOTES + SHARE_TWO_QUESTIONS else 1)
     question = " ".join(expand(template, rng) for template in templates)
+    if kind < SHARE_NOTES:
+        words = re.findall(r"[\w']+", question)
+        question = " ".join(rng.sample(words, min(len(words), rng.randint(*WORDS_IN_NOTES)))) + "?"
     answer = " ".join(expand(rng.choice(slot), rng) for slot in slots(domain, character))
     return Post(domain, question, answer, character)
 
