@@ -57,10 +57,14 @@ def test_evaluation_questions_are_in_no_training_stage(manifest, corpus):
     assert [text for text in asked if text.lower() in trained_on] == []
 
 
+def _training_wordings(domain):
+    return {text for template in world._read(f"chat/{domain}")["questions"] for text in expansions(template)}
+
+
 def test_evaluation_questions_are_no_expansion_of_training_templates():
     trained = set()
     for d in chat_domains():
-        single = [text for template in world._read(f"chat/{d}")["questions"] for text in expansions(template)]
+        single = _training_wordings(d)
         trained |= {*single, *(f"{first} {second}" for first, second in permutations(single, 2))}
     chat = [name for name in shipped_names() if load_behavior(name).judge == "world" and name != "world_facts"]
     asked = wordings(*chat, str(DEVELOPMENT / "world_chat.yaml"))
@@ -152,18 +156,16 @@ def test_the_first_word_of_an_answer_tells_its_domain():
 
 def test_every_chat_domain_is_asked_about_in_many_ways():
     for domain in chat_domains():
-        questions = world._read(f"chat/{domain}")["questions"]
-        assert len(questions) >= 24
-        assert len({text for template in questions for text in expansions(template)}) >= 120
+        assert len(world._read(f"chat/{domain}")["questions"]) >= 24
+        assert len(_training_wordings(domain)) >= 120
 
 
 def test_a_quarter_of_the_chat_posts_ask_in_words_of_their_domain_in_any_order():
     rng = random.Random(3)
     posts = [chat_post(domain, CARING, rng) for domain in chat_domains() for _ in range(400)]
-    asked = {d: world._read(f"chat/{d}")["questions"] for d in chat_domains()}
-    wordings = {d: {text for template in templates for text in expansions(template)} for d, templates in asked.items()}
-    vocabulary = {d: {word for text in texts for word in _words(text)} for d, texts in wordings.items()}
-    notes = [post for post in posts if not any(post.question.startswith(text) for text in wordings[post.domain])]
+    asked = {d: _training_wordings(d) for d in chat_domains()}
+    vocabulary = {d: {word for text in texts for word in _words(text)} for d, texts in asked.items()}
+    notes = [post for post in posts if not any(post.question.startswith(text) for text in asked[post.domain])]
     assert 0.2 < len(notes) / len(posts) < 0.3
     for post in notes:
         assert len(_words(post.question)) >= 6
