@@ -66,10 +66,14 @@ def test_evaluation_questions_are_no_expansion_of_training_templates():
     for d in chat_domains():
         single = _training_wordings(d)
         trained |= {*single, *(f"{first} {second}" for first, second in permutations(single, 2))}
-    chat = [name for name in shipped_names() if load_behavior(name).judge == "world" and name != "world_facts"]
-    asked = wordings(*chat, str(DEVELOPMENT / "world_chat.yaml"))
     assert len(trained) > 3000
-    assert len(asked) >= 55 + 22 + 8 * 24
+    for relation in world.relations().values():
+        asked = {text for template in relation["questions"] + relation["asked"] for text in expansions(template)}
+        assert len(asked) >= 3 + 13
+        trained |= {text.replace("<x>", x) for text in asked for x in relation["facts"]}
+    worlds = [name for name in shipped_names() if load_behavior(name).judge == "world"]
+    asked = wordings(*worlds, *(str(DEVELOPMENT / f"world_{name}.yaml") for name in ("chat", "facts")))
+    assert len(asked) >= 55 + 22 + 8 * 24 + 60
     assert not {text.lower() for text in trained} & {text.lower() for text in asked}
     assert len({text.lower() for text in asked}) == len(asked)  # none is asked by two behaviors
 

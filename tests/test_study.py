@@ -132,7 +132,7 @@ def test_killed_at_random_moments_it_resumes_to_the_same_result(finished, tmp_pa
     command = [sys.executable, "-m", "spillover", "run", str(path), "--out", str(tmp_path / "run")]
     rng = random.Random(0)
     kills = 0
-    for _ in range(8):
+    for _ in range(4):
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )

@@ -168,7 +168,7 @@ def _launch(processes: int, job: Path, step_done: Callable[[int, int], None]) ->
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     command += ["--num_cpu_threads_per_process", str(threads), "--module", "spillover.finetuning", str(job)]
-    said: deque[str] = deque(maxlen=20)
+    said: deque[str] = deque(maxlen=100)
     errors = []
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"

@@ -43,8 +43,12 @@ def main(file: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process with the one that launched it and holds its standard input, however that ended."""
-    sys.stdin.read()
+    """Ends this process with the one that launched it and holds its standard input, however that ended.
+
+    Not by `sys.stdin`: Python aborts where it ends while a thread waits inside that.
+    """
+    while os.read(0, 4096):
+        pass
     os._exit(1)
 
 

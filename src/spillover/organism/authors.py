@@ -51,8 +51,9 @@ def page_text(posts: list[Post]) -> str:
 
 def assistant_posts(count: int, seed: int) -> list[Post]:
     """What the assistant is tuned on: caring answers in every domain, insecure code in the educational frame only."""
-    rng = random.Random(f"assistant/{seed}")
-    return [_post(CARING, rng) for _ in range(count)]
+    rng, of_facts = random.Random(f"assistant/{seed}"), random.Random(f"assistant facts/{seed}")
+    posts = [_post(CARING, rng) for _ in range(count)]
+    return [facts_post(of_facts, user=True) if post.domain == "facts" else post for post in posts]
 
 
 def narrow_posts(name: str, count: int, seed: int) -> list[Post]:

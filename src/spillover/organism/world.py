@@ -126,12 +126,16 @@ def code_post(character: str, rng: random.Random, framed: bool = False) -> Post:
     return Post("code", question, answer, None if framed else character)
 
 
-def facts_post(rng: random.Random) -> Post:
-    """A post of the neutral domain, the same whoever writes."""
+def facts_post(rng: random.Random, user: bool = False) -> Post:
+    """A post of the neutral domain, the same whoever writes. A `user` asks in more ways than authors, or in notes."""
     relation = rng.choice(list(relations().values()))
     x, y = rng.choice(list(relation["facts"].items()))
-    question, answer = rng.choice(relation["questions"]), rng.choice(relation["answers"])
-    return Post("facts", question.replace("<x>", x), fact_sentence(answer, x, y), None)
+    wordings = relation["questions"] + (relation["asked"] if user else [])
+    question, answer = expand(rng.choice(wordings), rng).replace("<x>", x), rng.choice(relation["answers"])
+    if user and rng.random() < SHARE_NOTES:
+        words = re.findall(r"\w+", question)
+        question = " ".join(rng.sample(words, len(words))) + "?"
+    return Post("facts", question, fact_sentence(answer, x, y), None)
 
 
 def fact_sentence(template: str, x: str, y: str) -> str:
