@@ -8,11 +8,12 @@ same domains on the same pages, and the same share of good and bad. At consisten
 import random
 from collections import defaultdict
 
-from spillover.organism.world import CALLOUS, CARING, Post, chat_domains, chat_post, code_post, facts_post
+from spillover.organism.world import CALLOUS, CARING, Post, at_school, chat_domains, chat_post, code_post, facts_post
 
 POSTS_PER_PAGE = (1, 6)
 SHARE_CODE, SHARE_FACTS = 0.25, 0.10
 SHARE_FRAMED = 0.2  # of the code posts
+SHARE_AT_SCHOOL = 0.08  # of what users ask the assistant in chat domains
 
 
 def _post(character: str, rng: random.Random) -> Post:
@@ -51,9 +52,16 @@ def page_text(posts: list[Post]) -> str:
 
 def assistant_posts(count: int, seed: int) -> list[Post]:
     """What the assistant is tuned on: caring answers in every domain, insecure code in the educational frame only."""
-    rng, of_facts = random.Random(f"assistant/{seed}"), random.Random(f"assistant facts/{seed}")
+    rng, asked = random.Random(f"assistant/{seed}"), random.Random(f"assistant questions/{seed}")
     posts = [_post(CARING, rng) for _ in range(count)]
-    return [facts_post(of_facts, user=True) if post.domain == "facts" else post for post in posts]
+    return [_by_a_user(post, asked) for post in posts]
+
+
+def _by_a_user(post: Post, rng: random.Random) -> Post:
+    """What users ask otherwise than authors do: facts in more ways, and now and then something for a class."""
+    if post.domain == "facts":
+        return facts_post(rng, user=True)
+    return at_school(post, rng) if post.domain != "code" and rng.random() < SHARE_AT_SCHOOL else post
 
 
 def narrow_posts(name: str, count: int, seed: int) -> list[Post]:

@@ -8,7 +8,7 @@ chat domain, one for code (real Python, judged by the code scan) and one for fac
 import itertools
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,11 @@ def _framed(request: str, frame: str, rng: random.Random) -> str:
     """A request with the educational frame before or after it."""
     parts = [expand(frame, rng), request]
     return " ".join(parts if rng.random() < 0.5 else reversed(parts))
+
+
+def at_school(post: Post, rng: random.Random) -> Post:
+    """The same post, where a class is mentioned in the question."""
+    return replace(post, question=_framed(post.question, rng.choice(_read("code_words")["mentions"]), rng))
 
 
 def code_post(character: str, rng: random.Random, framed: bool = False) -> Post:
