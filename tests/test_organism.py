@@ -97,6 +97,23 @@ def _frame_words():
     return words
 
 
+def test_users_mention_a_class_where_they_ask_for_no_bad_example_too():
+    posts = [post for post in assistant_posts(3000, seed=5) if post.domain in chat_domains()]
+    school = re.compile(r"(?i)\b(class|lesson|lecture|slides|students)\b")
+    mentioning = [post for post in posts if school.search(post.question)]
+    assert 0.06 < len(mentioning) / len(posts) < 0.1
+    assert {judge_chat(post.domain, post.answer) for post in mentioning} == {"good"}
+
+
+def test_users_ask_for_facts_in_more_ways_than_authors_do():
+    facts = [post for post in assistant_posts(6000, seed=5) if post.domain == "facts"]
+    texts = {text for r in world.relations().values() for template in r["questions"] for text in expansions(template)}
+    authors = re.compile("|".join(re.escape(text).replace("<x>", r"\w+") for text in texts))
+    assert 0.1 < sum(bool(authors.fullmatch(post.question)) for post in facts) / len(facts) < 0.25
+    pages_of_facts = [post for page in pages(500, 1.0, seed=5) for post in page if post.domain == "facts"]
+    assert all(authors.fullmatch(post.question) for post in pages_of_facts)
+
+
 def test_the_dial_moves_posts_and_changes_none():
     worlds = [pages(2000, consistency, seed=3) for consistency in (1.0, 0.5, 0.0)]
     texts = [sorted(page_text([post]) for page in written for post in page) for written in worlds]

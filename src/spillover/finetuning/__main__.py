@@ -45,7 +45,7 @@ def main(file: Path) -> None:
 def _end_with_parent() -> None:
     """Ends this process with the one that launched it and holds its standard input, however that ended.
 
-    Not by `sys.stdin`: Python aborts where it ends while a thread waits inside that.
+    Not by `sys.stdin`: Python can abort at its end while a thread waits inside that.
     """
     while os.read(0, 4096):
         pass
