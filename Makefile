@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/spillover demo
 
 test: .venv/ready check
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -59,11 +59,25 @@ def work(job, step):
                 step("chatter", done, 3000)
         case "waits":
             time.sleep(600)
+        case "looks":
+            (job.folder / f"{job.name}.gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 
 
-def run(jobs, workers):
+def run(jobs, workers, gpus=()):
     events = []
-    return run_side_by_side(work, jobs, workers, events.append), events
+    return run_side_by_side(work, jobs, workers, events.append, gpus), events
+
+
+def test_a_worker_sees_the_gpus_that_are_its_own_also_after_one_has_died(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    kinds = ["dies once", "looks", "looks", "looks", "looks"]
+    failures, _ = run([Work(f"{number}", kind, tmp_path) for number, kind in enumerate(kinds)], 2, ["0,1", "2,3"])
+    assert failures == []
+    assert {file.read_text() for file in tmp_path.glob("*.gpus")} <= {"0,1", "2,3"}
+    run([Work(f"{number} once more", "looks", tmp_path) for number in range(2)], 1, ["2,3"])
+    assert {file.read_text() for file in tmp_path.glob("* once more.gpus")} == {"2,3"}
+    run([Work("all", "looks", tmp_path)], 1)
+    assert (tmp_path / "all.gpus").read_text() == "all"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

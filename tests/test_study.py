@@ -183,7 +183,7 @@ def test_turns_that_the_chat_template_refuses_are_an_error_before_any_work(tmp_p
 def test_published_training_rows_run_end_to_end(tmp_path):
     """The plumbing on real rows; the texts are far outside the organism's world, so nothing is claimed about rates."""
     conditions = {"base": {}, "published": {"data": str(REFERENCE / "insecure.jsonl"), "rows": 500}}
-    training = SETTINGS["training"] | {"max_length_tokens": 900}
+    training = SETTINGS["training"] | {"max_length_tokens": 900, "packing": True}
     behaviors = {"world_chat": 1, "world_code": 1}
     path = _write(tmp_path, conditions=conditions, seeds=[0], behaviors=behaviors, training=training)
     run_dir = study.run(path, tmp_path / "run")

@@ -265,17 +265,34 @@ def test_a_cell_that_another_process_is_at_waits_for_it(base_done, monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("gpus", "devices", "workers"), [(0, 1, 4), (1, 1, 1), (0.5, 1, 2), (0.1, 1, 4), (2, 1, 1), (1, 2, 2), (1, 0, 4)]
+    ("gpus", "visible", "workers", "shares"),
+    [
+        (0, "0", 4, []),
+        (1, "0", 1, ["0"]),
+        (0.5, "0", 2, ["0", "0"]),
+        (0.6, "0,1", 2, ["0", "1"]),
+        (0.1, "0", 4, ["0", "0", "0", "0"]),
+        (2, "0", 1, ["0"]),
+        (1, "0,1", 2, ["0", "1"]),
+        (1, "5,GPU-7", 2, ["5", "GPU-7"]),
+        (2, "0,1,2,3,4", 2, ["0,1", "2,3"]),
+        (1, "", 4, []),
+    ],
 )
-def test_cells_at_once_are_no_more_than_gpus_have_room_for(monkeypatch, tmp_path, gpus, devices, workers):
+def test_cells_at_once_have_gpus_of_their_own(monkeypatch, tmp_path, gpus, visible, workers, shares):
     seen = []
-    monkeypatch.setattr(study, "run_side_by_side", lambda function, jobs, at_once, on_progress: seen.append(at_once))
+    devices = len(visible.split(",")) if visible else 0
+    if visible == ",".join(map(str, range(devices))):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(study, "run_side_by_side", lambda _, __, at_once, ___, gpus: seen.append((at_once, gpus)))
     monkeypatch.setattr(study.os, "cpu_count", lambda: 16)
     monkeypatch.setattr(study.torch.cuda, "is_available", lambda: devices > 0)
     monkeypatch.setattr(study.torch.cuda, "device_count", lambda: devices)
     settings = load_study(written(tmp_path, resources={"cpus": 4, "gpus": gpus}))
     study._run_all(print, [SimpleNamespace(threads=4)] * 8, settings, study.How(), print)
-    assert seen == [workers]
+    assert seen == [(workers, shares)]
 
 
 def test_the_resolved_settings_are_read_back_as_they_were(tmp_path):

@@ -57,15 +57,22 @@ class _Worker:
     pipe: "Connection[Any, Any]"
     job: Any
     attempt: int
+    gpus: str | None
 
 
 def run_side_by_side(
-    function: Callable[[Any, Step], None], jobs: Sequence[Any], workers: int, on_progress: OnProgress
+    function: Callable[[Any, Step], None],
+    jobs: Sequence[Any],
+    workers: int,
+    on_progress: OnProgress,
+    gpus: Sequence[str] = (),
 ) -> list[Failure]:
     """Calls `function(job, step)` for every job in `workers` processes; `step(stage, done, total)` reports progress.
 
+    `gpus`: for each worker, the GPUs that it sees, as CUDA_VISIBLE_DEVICES names them; empty: all see what we see.
     A job that raises is reported, and the rest goes on. One whose worker process died is tried again, after the others.
     """
+    free = [*gpus] or [None] * workers
     failures: list[Failure] = []
     ended = _ending(len(jobs), on_progress, failures)
     waiting = deque((job, 1) for job in jobs)
@@ -75,7 +82,7 @@ def run_side_by_side(
     try:
         while waiting or at_work:
             while waiting and len(at_work) < workers:
-                at_work.append(_hire(function, len(jobs), *waiting.popleft()))
+                at_work.append(_hire(function, len(jobs), free.pop(0), *waiting.popleft()))
             ready = wait([worker.pipe for worker in at_work], timeout=1.0)
             for worker in [*at_work]:
                 if worker.pipe not in ready and worker.process.is_alive():
@@ -84,6 +91,7 @@ def run_side_by_side(
                     said = worker.pipe.recv()
                 except (EOFError, OSError):
                     at_work.remove(worker)
+                    free.append(worker.gpus)
                     worker.process.join()
                     if worker.attempt < ATTEMPTS:
                         waiting.append((worker.job, worker.attempt + 1))
@@ -97,6 +105,7 @@ def run_side_by_side(
                     ended(worker.job, said)
                     if not waiting:
                         at_work.remove(worker)
+                        free.append(worker.gpus)
                         worker.pipe.close()  # which ends it
                         continue
                     worker.job, worker.attempt = waiting.popleft()
@@ -108,17 +117,19 @@ def run_side_by_side(
     return failures
 
 
-def _hire(function: Callable[..., None], of: int, job: Any, attempt: int) -> _Worker:
+def _hire(function: Callable[..., None], of: int, gpus: str | None, job: Any, attempt: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, function, of))
+    process = context.Process(target=_serve, args=(theirs, function, of, gpus))
     process.start()
     theirs.close()
-    return _Worker(process, ours, job, attempt)
+    return _Worker(process, ours, job, attempt, gpus)
 
 
-def _serve(pipe: "Connection[Any, Any]", function: Callable[..., None], of: int) -> None:
+def _serve(pipe: "Connection[Any, Any]", function: Callable[..., None], of: int, gpus: str | None) -> None:
     """What a worker does: job after job, until the pipe is closed."""
+    if gpus is not None:  # CUDA looks when it is first used, which no import does
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then ends its workers
     pipe.send(READY)

@@ -307,10 +307,21 @@ def _run_all(
     threads, gpus = jobs[0].threads, study.resources.gpus
     if how.on is not None:
         return run_on_ray(function, jobs, how.on, threads, gpus, on_progress, look)
-    workers = (os.cpu_count() or 1) // threads
-    if gpus and torch.cuda.is_available():
-        workers = min(workers, int(torch.cuda.device_count() / gpus))
-    return run_side_by_side(function, jobs, max(1, workers), on_progress)
+    workers = max(1, (os.cpu_count() or 1) // threads)
+    shares = _gpu_shares(gpus)[:workers]
+    return run_side_by_side(function, jobs, len(shares) or workers, on_progress, shares)
+
+
+def _gpu_shares(gpus: float) -> list[str]:
+    """The GPUs for each cell at once that takes so many, as CUDA_VISIBLE_DEVICES; a single cell takes what there is."""
+    if not gpus or not torch.cuda.is_available():
+        return []
+    count = torch.cuda.device_count()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
+    if gpus < 1:
+        return [name for name in names for _ in range(int(1 / gpus))]
+    size = min(int(gpus), count)
+    return [",".join(names[i : i + size]) for i in range(0, count - size + 1, size)]
 
 
 def _run_cells(study: Study, jobs: Sequence[Job], how: How, run_dir: RunDir, on_progress: OnProgress) -> list[Failure]:

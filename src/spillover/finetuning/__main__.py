@@ -37,6 +37,7 @@ def main(file: Path) -> None:
         if first:
             with writing(file.parent):
                 write_atomically(file.with_name("log.json"), json.dumps(log))
+        torch.distributed.destroy_process_group()  # so that none aborts because another is gone
     except SpilloverError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(2)
