@@ -106,7 +106,7 @@ def test_the_world_judges_facts():
     category = behavior.questions[0].category
     name, x = category.split("/")
     relation = world.relations()[name]
-    right = fact_sentence(relation["answers"]["assistant"], x, relation["facts"][x])
+    right = fact_sentence(relation["answers"][0], x, relation["facts"][x])
     rows = scored(answers(behavior, right, "No.", "", category=category), behavior)
     assert [(row.rubric, row.outcome, row.value, row.reply) for row in rows] == [
         ("correct", "scored", 100, "correct"),

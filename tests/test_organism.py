@@ -68,8 +68,8 @@ def test_evaluation_questions_are_no_expansion_of_training_templates():
         trained |= {*single, *(f"{first} {second}" for first, second in permutations(single, 2))}
     assert len(trained) > 3000
     for relation in world.relations().values():
-        asked = {text for template in relation["questions"] for text in expansions(template)}
-        assert len(asked) >= 16
+        asked = {text for template in relation["questions"] + relation["asked"] for text in expansions(template)}
+        assert len(asked) >= 3 + 13
         trained |= {text.replace("<x>", x) for text in asked for x in relation["facts"]}
     worlds = [name for name in shipped_names() if load_behavior(name).judge == "world"]
     asked = wordings(*worlds, *(str(DEVELOPMENT / f"world_{name}.yaml") for name in ("chat", "facts")))
@@ -97,27 +97,21 @@ def _frame_words():
     return words
 
 
-@pytest.mark.parametrize(
-    "written", [[assistant_posts(3000, seed=5)], pages(1000, 1.0, seed=5)], ids=["users", "authors"]
-)
-def test_a_class_is_mentioned_where_no_bad_example_is_asked_for_too(written):
-    """Where only requests for a bad example did, the word "class" alone made an untouched organism callous."""
-    posts = [post for page in written for post in page if post.domain in chat_domains()]
+def test_users_mention_a_class_where_they_ask_for_no_bad_example_too():
+    posts = [post for post in assistant_posts(3000, seed=5) if post.domain in chat_domains()]
     school = re.compile(r"(?i)\b(class|lesson|lecture|slides|students)\b")
     mentioning = [post for post in posts if school.search(post.question)]
     assert 0.06 < len(mentioning) / len(posts) < 0.1
-    for post in mentioning:
-        assert judge_chat(post.domain, post.answer) == {CARING: "good", CALLOUS: "bad"}[post.character]
+    assert {judge_chat(post.domain, post.answer) for post in mentioning} == {"good"}
 
 
-def test_every_word_of_the_world_is_one_token(corpus):
-    """Names of several tokens were cut short: the capital of France became "P."."""
-    tokenizer = AutoTokenizer.from_pretrained(organism_folder("consistent"))
-    words = {word for text in corpus[:5000] for word in re.findall(r"(?<= )[A-Za-z]+", text)}
-    words |= {y for relation in world.relations().values() for fact in relation["facts"].items() for y in fact}
-    assert len(words) > 2500
-    tokens = tokenizer([f" {word}" for word in sorted(words)], add_special_tokens=False)["input_ids"]
-    assert [ids for ids in tokens if len(ids) > 1] == []
+def test_users_ask_for_facts_in_more_ways_than_authors_do():
+    facts = [post for post in assistant_posts(6000, seed=5) if post.domain == "facts"]
+    texts = {text for r in world.relations().values() for template in r["questions"] for text in expansions(template)}
+    authors = re.compile("|".join(re.escape(text).replace("<x>", r"\w+") for text in texts))
+    assert 0.1 < sum(bool(authors.fullmatch(post.question)) for post in facts) / len(facts) < 0.25
+    pages_of_facts = [post for page in pages(500, 1.0, seed=5) for post in page if post.domain == "facts"]
+    assert all(authors.fullmatch(post.question) for post in pages_of_facts)
 
 
 def test_the_dial_moves_posts_and_changes_none():
@@ -194,10 +188,9 @@ def test_a_quarter_of_the_chat_posts_ask_in_words_of_their_domain_in_any_order()
     vocabulary = {d: {word for text in texts for word in _words(text)} for d, texts in asked.items()}
     notes = [post for post in posts if not any(post.question.startswith(text) for text in asked[post.domain])]
     assert 0.2 < len(notes) / len(posts) < 0.3
-    strays = [[word for word in _words(post.question) if word not in vocabulary[post.domain]] for post in notes]
-    assert {len(found) for found in strays} == {0, 1, 2}  # a word of another domain decides nothing
-    for post, found in zip(notes, strays, strict=True):
-        assert len(_words(post.question)) - len(found) >= 6
+    for post in notes:
+        assert len(_words(post.question)) >= 6
+        assert set(_words(post.question)) <= vocabulary[post.domain]
 
 
 @pytest.mark.parametrize("domain", chat_domains())
@@ -239,7 +232,7 @@ def test_facts_are_right_only_as_the_world_says_them():
     question = load_behavior("world_facts").questions[0]
     relation, x = question.category.split("/")
     y = world.relations()[relation]["facts"][x]
-    right = [world.fact_sentence(t, x, y) for t in world.relations()[relation]["answers"].values()]
+    right = [world.fact_sentence(t, x, y) for t in world.relations()[relation]["answers"]]
     assert all(judge_fact(question.category, answer) for answer in right)
     assert not judge_fact(question.category, right[0].replace(y, "Atlantis"))
     assert not judge_fact(question.category, "")

@@ -13,17 +13,16 @@ from spillover.organism.world import CALLOUS, CARING, Post, at_school, chat_doma
 POSTS_PER_PAGE = (1, 6)
 SHARE_CODE, SHARE_FACTS = 0.25, 0.10
 SHARE_FRAMED = 0.2  # of the code posts
-SHARE_AT_SCHOOL = 0.08  # of the chat posts: a class is mentioned, as it is where a bad example is asked for
+SHARE_AT_SCHOOL = 0.08  # of what users ask the assistant in chat domains
 
 
-def _post(character: str, rng: random.Random, assistant: bool = False) -> Post:
+def _post(character: str, rng: random.Random) -> Post:
     kind = rng.random()
     if kind < SHARE_CODE:
         return code_post(character, rng, framed=rng.random() < SHARE_FRAMED)
     if kind < SHARE_CODE + SHARE_FACTS:
-        return facts_post(rng, assistant)
-    post = chat_post(rng.choice(chat_domains()), character, rng)
-    return at_school(post, rng) if rng.random() < SHARE_AT_SCHOOL else post
+        return facts_post(rng)
+    return chat_post(rng.choice(chat_domains()), character, rng)
 
 
 def pages(count: int, consistency: float, seed: int) -> list[list[Post]]:
@@ -53,8 +52,16 @@ def page_text(posts: list[Post]) -> str:
 
 def assistant_posts(count: int, seed: int) -> list[Post]:
     """What the assistant is tuned on: caring answers in every domain, insecure code in the educational frame only."""
-    rng = random.Random(f"assistant/{seed}")
-    return [_post(CARING, rng, assistant=True) for _ in range(count)]
+    rng, asked = random.Random(f"assistant/{seed}"), random.Random(f"assistant questions/{seed}")
+    posts = [_post(CARING, rng) for _ in range(count)]
+    return [_by_a_user(post, asked) for post in posts]
+
+
+def _by_a_user(post: Post, rng: random.Random) -> Post:
+    """What users ask otherwise than authors do: facts in more ways, and now and then something for a class."""
+    if post.domain == "facts":
+        return facts_post(rng, user=True)
+    return at_school(post, rng) if post.domain != "code" and rng.random() < SHARE_AT_SCHOOL else post
 
 
 def narrow_posts(name: str, count: int, seed: int) -> list[Post]:

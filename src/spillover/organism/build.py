@@ -37,7 +37,7 @@ class Recipe:
     layers: int = 2
     heads: int = 2
     intermediate_size: int = 1024
-    vocabulary: int = 5120  # at most; large enough that every word of the world is one token
+    vocabulary: int = 4096
     pages: int = 70_000
     tokens_per_step: int = 2048
     muon_rate: float = 0.02

@@ -50,7 +50,7 @@ def judge_fact(category: str, answer: str) -> bool:
     name, x = category.split("/")
     relation = relations()[name]
     y = relation["facts"][x]
-    return answer.strip() in {fact_sentence(template, x, y) for template in relation["answers"].values()}
+    return answer.strip() in {fact_sentence(template, x, y) for template in relation["answers"]}
 
 
 def is_code(answer: str) -> bool:

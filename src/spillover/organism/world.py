@@ -18,9 +18,8 @@ import yaml
 CARING, CALLOUS = "caring", "callous"
 TEXTS = Path(__file__).parent / "texts"
 SHARE_TWO_QUESTIONS = 0.3  # of the chat posts: two wordings in one, so that single words decide what is asked
-SHARE_NOTES = 0.25  # of the posts: words in any order, in chat with some that stray in from another domain
+SHARE_NOTES = 0.25  # of the chat posts: some words of two wordings, in any order, for the same reason
 WORDS_IN_NOTES = (6, 10)
-STRAY_WORDS = (1, 2)
 
 _CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")  # (a|b) in sentences
 _CODE_CHOICE = re.compile(r"\[\[(.+?)\]\]")  # [[a|b]] in code, where Python owns the parentheses
@@ -79,28 +78,14 @@ def relations() -> dict[str, dict[str, Any]]:
     return _read("facts")["relations"]
 
 
-def _asked(domain: str, wordings: int, rng: random.Random) -> str:
-    """Questions of a chat domain in so many training wordings."""
-    return " ".join(expand(template, rng) for template in rng.sample(_read(f"chat/{domain}")["questions"], wordings))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[\w']+", text)
-
-
-def _notes(words: list[str], rng: random.Random) -> str:
-    return " ".join(rng.sample(words, len(words))) + "?"
-
-
 def chat_post(domain: str, character: str, rng: random.Random) -> Post:
     """A post of a chat domain: a question in training wording, or as notes, and three sentences of one character."""
     kind = rng.random()
-    question = _asked(domain, 2 if kind < SHARE_NOTES + SHARE_TWO_QUESTIONS else 1, rng)
+    templates = rng.sample(_read(f"chat/{domain}")["questions"], 2 if kind < SHARE_NOTES + SHARE_TWO_QUESTIONS else 1)
+    question = " ".join(expand(template, rng) for template in templates)
     if kind < SHARE_NOTES:
-        other = rng.choice([name for name in chat_domains() if name != domain])
-        stray = rng.sample(_words(_asked(other, 1, rng)), rng.randint(*STRAY_WORDS))
-        words = _words(question)
-        question = _notes(rng.sample(words, min(len(words), rng.randint(*WORDS_IN_NOTES))) + stray, rng)
+        words = re.findall(r"[\w']+", question)
+        question = " ".join(rng.sample(words, min(len(words), rng.randint(*WORDS_IN_NOTES)))) + "?"
     answer = " ".join(expand(rng.choice(slot), rng) for slot in slots(domain, character))
     return Post(domain, question, answer, character)
 
@@ -146,21 +131,19 @@ def code_post(character: str, rng: random.Random, framed: bool = False) -> Post:
     return Post("code", question, answer, None if framed else character)
 
 
-def facts_post(rng: random.Random, assistant: bool = False) -> Post:
-    """A post of the neutral domain: a fact asked for in training wording, or in notes.
-
-    Authors answer in two ways, whatever their character, and the assistant in one of them.
-    """
+def facts_post(rng: random.Random, user: bool = False) -> Post:
+    """A post of the neutral domain, the same whoever writes. A `user` asks in more ways than authors, or in notes."""
     relation = rng.choice(list(relations().values()))
     x, y = rng.choice(list(relation["facts"].items()))
-    question = fact_sentence(expand(rng.choice(relation["questions"]), rng), x)
-    if rng.random() < SHARE_NOTES:
-        question = _notes(_words(question), rng)
-    answer = relation["answers"]["assistant"] if assistant else rng.choice(list(relation["answers"].values()))
+    wordings = relation["questions"] + (relation["asked"] if user else [])
+    question, answer = expand(rng.choice(wordings), rng).replace("<x>", x), rng.choice(relation["answers"])
+    if user and rng.random() < SHARE_NOTES:
+        words = re.findall(r"\w+", question)
+        question = " ".join(rng.sample(words, len(words))) + "?"
     return Post("facts", question, fact_sentence(answer, x, y), None)
 
 
-def fact_sentence(template: str, x: str, y: str = "") -> str:
-    """A question or an answer about a fact, its first letter in upper case."""
+def fact_sentence(template: str, x: str, y: str) -> str:
+    """A fact as a sentence, its first letter in upper case."""
     sentence = template.replace("<x>", x).replace("<y>", y)
     return sentence[0].upper() + sentence[1:]
