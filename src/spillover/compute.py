@@ -72,7 +72,7 @@ def run_side_by_side(
     `gpus`: for each worker, the GPUs that it sees, as CUDA_VISIBLE_DEVICES names them; empty: all see what we see.
     A job that raises is reported, and the rest goes on. One whose worker process died is tried again, after the others.
     """
-    free = [*gpus] or [None] * workers
+    free: list[str | None] = list(gpus) if gpus else [None] * workers
     failures: list[Failure] = []
     ended = _ending(len(jobs), on_progress, failures)
     waiting = deque((job, 1) for job in jobs)
