@@ -167,7 +167,7 @@ def test_cells_whose_rows_are_answered_anew_are_left_before(monkeypatch, tmp_pat
         say_done(job)
     seen = []
 
-    def begin(function, jobs, workers, on_progress):
+    def begin(function, jobs, *_):
         seen.append(states(tmp_path))
         return [Failure(str(job), "as if") for job in jobs]
 
