@@ -37,7 +37,6 @@ def main(file: Path) -> None:
         if first:
             with writing(file.parent):
                 write_atomically(file.with_name("log.json"), json.dumps(log))
-        torch.distributed.destroy_process_group()  # so that none aborts because another is gone
     except SpilloverError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(2)
@@ -55,3 +54,5 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(0)  # all is written; at a usual end, threads of torch.distributed abort the process now and then
