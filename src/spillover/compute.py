@@ -51,13 +51,13 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass
 class _Worker:
-    """A process with the job it has, or will have once it is ready, and which attempt at it this is."""
+    """A process with the job it has, or will have once it is ready, which attempt that is, and its place among all."""
 
     process: BaseProcess
     pipe: "Connection[Any, Any]"
     job: Any
     attempt: int
-    gpus: str | None
+    place: int
 
 
 def run_side_by_side(
@@ -72,7 +72,6 @@ def run_side_by_side(
     `gpus`: for each worker, the GPUs that it sees, as CUDA_VISIBLE_DEVICES names them; empty: all see what we see.
     A job that raises is reported, and the rest goes on. One whose worker process died is tried again, after the others.
     """
-    free: list[str | None] = list(gpus) if gpus else [None] * workers
     failures: list[Failure] = []
     ended = _ending(len(jobs), on_progress, failures)
     waiting = deque((job, 1) for job in jobs)
@@ -82,7 +81,8 @@ def run_side_by_side(
     try:
         while waiting or at_work:
             while waiting and len(at_work) < workers:
-                at_work.append(_hire(function, len(jobs), free.pop(0), *waiting.popleft()))
+                place = min({*range(workers)} - {worker.place for worker in at_work})
+                at_work.append(_hire(function, len(jobs), place, gpus[place] if gpus else None, *waiting.popleft()))
             ready = wait([worker.pipe for worker in at_work], timeout=1.0)
             for worker in [*at_work]:
                 if worker.pipe not in ready and worker.process.is_alive():
@@ -91,7 +91,6 @@ def run_side_by_side(
                     said = worker.pipe.recv()
                 except (EOFError, OSError):
                     at_work.remove(worker)
-                    free.append(worker.gpus)
                     worker.process.join()
                     if worker.attempt < ATTEMPTS:
                         waiting.append((worker.job, worker.attempt + 1))
@@ -105,7 +104,6 @@ def run_side_by_side(
                     ended(worker.job, said)
                     if not waiting:
                         at_work.remove(worker)
-                        free.append(worker.gpus)
                         worker.pipe.close()  # which ends it
                         continue
                     worker.job, worker.attempt = waiting.popleft()
@@ -117,13 +115,13 @@ def run_side_by_side(
     return failures
 
 
-def _hire(function: Callable[..., None], of: int, gpus: str | None, job: Any, attempt: int) -> _Worker:
+def _hire(function: Callable[..., None], of: int, place: int, gpus: str | None, job: Any, attempt: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, function, of, gpus))
     process.start()
     theirs.close()
-    return _Worker(process, ours, job, attempt, gpus)
+    return _Worker(process, ours, job, attempt, place)
 
 
 def _serve(pipe: "Connection[Any, Any]", function: Callable[..., None], of: int, gpus: str | None) -> None:
