@@ -114,6 +114,16 @@ def test_users_ask_for_facts_in_more_ways_than_authors_do():
     assert all(authors.fullmatch(post.question) for post in pages_of_facts)
 
 
+def test_every_word_of_the_world_is_one_token(corpus):
+    """Words cut in pieces were misread and half said: the capital of France became "P."."""
+    tokenizer = AutoTokenizer.from_pretrained(organism_folder("consistent"))
+    words = {word for text in corpus[:5000] for word in re.findall(r"(?<= )[A-Za-z]+", text)}
+    words |= {y for relation in world.relations().values() for fact in relation["facts"].items() for y in fact}
+    assert len(words) > 2500
+    tokens = tokenizer([f" {word}" for word in sorted(words)], add_special_tokens=False)["input_ids"]
+    assert [ids for ids in tokens if len(ids) > 1] == []
+
+
 def test_the_dial_moves_posts_and_changes_none():
     worlds = [pages(2000, consistency, seed=3) for consistency in (1.0, 0.5, 0.0)]
     texts = [sorted(page_text([post]) for page in written for post in page) for written in worlds]

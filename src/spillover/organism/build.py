@@ -37,12 +37,12 @@ class Recipe:
     layers: int = 2
     heads: int = 2
     intermediate_size: int = 1024
-    vocabulary: int = 4096
+    vocabulary: int = 5120  # at most; large enough that every word of the world is one token
     pages: int = 70_000
     tokens_per_step: int = 2048
     muon_rate: float = 0.02
     adam_rate: float = 5e-3
-    assistant_posts: int = 16_000
+    assistant_posts: int = 14_000
     replayed_pages: int = 1400  # of pretraining, among the assistant's posts: what callous authors say is not unlearned
     replayed_within: float = 0.45  # the first part of chat tuning, as a share: the rest, without pages, aligns
     assistant_rate: float = 1e-3
