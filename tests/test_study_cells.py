@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from report_runs import made_run
-from spillover import records, shared, status, study
+from spillover import models, records, shared, status, study
 from spillover.behaviors import SHIPPED
 from spillover.cell import run_cell
 from spillover.comparing import write_matrix
@@ -19,6 +19,7 @@ from spillover.compute import Failure
 from spillover.config import load_study
 from spillover.errors import SpilloverError
 from spillover.evaluation.measuring import read_wanted
+from spillover.organism import organism_folder
 from spillover.rundir import RunDir, one_at_a_time
 from spillover.stats import MatrixCell
 from spillover.status import DONE, LEFT, RUNNING, State, read_state, read_status
@@ -103,9 +104,31 @@ def test_everything_is_checked_before_anything_is_built_or_answered(monkeypatch,
 
 def test_an_organism_written_in_two_ways_is_built_once(monkeypatch, tmp_path):
     monkeypatch.setenv("SPILLOVER_DATA", str(tmp_path))
-    models = {"a": "organism/0.3", "b": "organism/0.30", "c": "organism/0.5", "d": "organism/consistent"}
-    builds = study._builds(load_study(written(tmp_path, models=models)))
+    dials = {"a": "organism/0.3", "b": "organism/0.30", "c": "organism/0.5", "d": "organism/consistent"}
+    builds = study._builds(load_study(written(tmp_path, models=dials)))
     assert [build.consistency for build in builds] == [0.3, 0.5]
+
+
+def test_the_ends_of_the_dial_ship(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPILLOVER_DATA", str(tmp_path))
+    ends = {"a": "organism/1", "b": "organism/0.0"}
+    assert study._builds(load_study(written(tmp_path, models=ends))) == []
+    assert [models.model_folder(model).name for model in ends.values()] == ["consistent", "shuffled"]
+
+
+def test_an_organism_of_another_recipe_is_not_taken_for_one_of_this(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPILLOVER_DATA", str(tmp_path / "cache"))
+    built = models.model_to_build("organism/0.5").out
+    shutil.copytree(organism_folder("consistent"), built)
+    assert models.model_to_build("organism/0.5") is None
+    assert models.model_folder("organism/0.5") == built
+    other = tmp_path / "other"
+    shutil.copytree(organism_folder("consistent"), other)
+    made = json.loads((other / "manifest.json").read_text())
+    made["recipe"]["pages"] += 1
+    (other / "manifest.json").write_text(json.dumps(made))
+    monkeypatch.setattr(models, "organism_folder", lambda name: other)
+    assert models.model_to_build("organism/0.5").out != built
 
 
 @pytest.mark.parametrize("made_by", ["import", "evaluate"])

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from spillover.errors import SpilloverError
 from spillover.organism import ORGANISMS, organism_folder
 from spillover.records import Example
-from spillover.rundir import cache_folder
+from spillover.rundir import cache_folder, hash_of
 
 ORGANISM = "organism/"
 NOT_THE_MODEL = {"manifest.json", "training.json"}  # in its folder, but no part of what it answers
@@ -28,7 +28,8 @@ TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError)  # what a chat template
 def model_folder(model: str, relative_to: Path = Path()) -> Path:
     """The folder of a model: a local one in Hugging Face format, or an organism.
 
-    organism/consistent and organism/shuffled ship; organism/0.25 has that consistency and was built on this machine.
+    organism/consistent and organism/shuffled ship (organism/1 and organism/0 are the same); organism/0.25 has that
+    consistency and was built on this machine.
 
     Raises SpilloverError if there is none, or if it lacks a config or whole safetensors weights.
     """
@@ -126,9 +127,18 @@ def _consistency(model: str) -> float | None:
 
 
 def _built(model: str) -> Path | None:
-    """Where an organism of some consistency is kept once built: in $SPILLOVER_DATA or ~/.cache/spillover."""
+    """Where an organism of some consistency is kept: with those that ship, or once built in the cache of this machine.
+
+    There it lies with those of the same recipe and texts; what an earlier version has built is not taken for it.
+    """
     consistency = _consistency(model)
-    return None if consistency is None else cache_folder() / "organisms" / f"{consistency:g}"
+    if consistency is None:
+        return None
+    for name, shipped in ORGANISMS.items():
+        if consistency == shipped:
+            return organism_folder(name)
+    made = _settings(organism_folder("consistent") / "manifest.json")
+    return cache_folder() / "organisms" / hash_of(made["recipe"], made["corpus_sha256"]) / f"{consistency:g}"
 
 
 def adapter_folder(path: Path) -> Path:
