@@ -57,9 +57,7 @@ def test_insecure_code_is_spillover_by_name_and_exit_code(run_dir):
 
 def test_the_other_way_round_nothing_rises_and_both_stay_on_file(run_dir):
     rows = compare_subjects(run_dir.path, "consistent/insecure", "consistent/base", 0.02)
-    code, chat = (next(row for row in rows if row.label == name) for name in ("world_code", "world_chat"))
-    assert code.comparison.verdict == "clean"
-    assert chat.comparison.high < 0
+    assert {row.label for row in rows if row.comparison.high < 0} == {"world_chat", "world_code"}
     assert overall(rows) != "spillover"
     compare_subjects(run_dir.path, "consistent/base", "consistent/insecure", 0.02)
     with run_dir.comparisons.open(newline="") as file:
