@@ -109,13 +109,6 @@ def test_an_organism_written_in_two_ways_is_built_once(monkeypatch, tmp_path):
     assert [build.consistency for build in builds] == [0.3, 0.5]
 
 
-def test_the_ends_of_the_dial_ship(monkeypatch, tmp_path):
-    monkeypatch.setenv("SPILLOVER_DATA", str(tmp_path))
-    ends = {"a": "organism/1", "b": "organism/0.0"}
-    assert study._builds(load_study(written(tmp_path, models=ends))) == []
-    assert [models.model_folder(model).name for model in ends.values()] == ["consistent", "shuffled"]
-
-
 def test_an_organism_of_another_recipe_is_not_taken_for_one_of_this(monkeypatch, tmp_path):
     monkeypatch.setenv("SPILLOVER_DATA", str(tmp_path / "cache"))
     built = models.model_to_build("organism/0.5").out
