@@ -34,13 +34,10 @@ def model_folder(model: str, relative_to: Path = Path()) -> Path:
     Raises SpilloverError if there is none, or if it lacks a config or whole safetensors weights.
     """
     if model.startswith(ORGANISM) and _consistency(model) is None:
-        name = model.removeprefix(ORGANISM)
-        if name not in ORGANISMS:
-            raise SpilloverError(
-                f"model {model}: no such organism. There are: {', '.join(ORGANISMS)}, and a consistency from 0 to 1 "
-                "(organism/0.25), which a study builds."
-            )
-        return organism_folder(name)
+        raise SpilloverError(
+            f"model {model}: no such organism. There are: {', '.join(ORGANISMS)}, and a consistency from 0 to 1 "
+            "(organism/0.25), which a study builds."
+        )
     if build := model_to_build(model):
         raise SpilloverError(
             f"model {model}: not built yet. A study builds it; or: spillover organism build --consistency "
@@ -119,8 +116,12 @@ def build_model(build: Build, step: Callable[[str, int, int], None]) -> None:
 
 
 def _consistency(model: str) -> float | None:
+    """How consistent the authors of organism/NUMBER or organism/NAME are; None for any other model."""
+    if not model.startswith(ORGANISM):
+        return None
+    name = model.removeprefix(ORGANISM)
     try:
-        consistency = float(model.removeprefix(ORGANISM)) if model.startswith(ORGANISM) else -1.0
+        consistency = ORGANISMS[name] if name in ORGANISMS else float(name)
     except ValueError:
         return None
     return consistency if 0 <= consistency <= 1 else None
