@@ -104,6 +104,22 @@ def test_what_fails_is_told_and_the_rest_is_done_once(tmp_path, workers):
         assert [event.stage for event in events if event.job == job.name][-1] in (DONE, FAILED)
 
 
+UNGUARDED = """
+import os
+from spillover.compute import run_side_by_side
+print([failure.reason for failure in run_side_by_side(os.path.join, ["a"], 1, lambda progress: None)])
+"""
+
+
+@pytest.mark.parametrize("arguments", [["-"], ["script.py"]], ids=["from standard input", "without a guard"])
+def test_a_script_that_workers_cannot_import_is_named_as_the_cause(tmp_path, arguments):
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    command = [sys.executable, *arguments]
+    ended = subprocess.run(command, input=UNGUARDED, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert "could not start" in ended.stdout and '`if __name__ == "__main__":`' in ended.stdout, ended.stderr
+    assert "memory" not in ended.stdout
+
+
 @pytest.mark.parametrize(("workers", "processes"), [(1, 1), (2, 2), (9, 2)])
 def test_jobs_run_side_by_side_in_processes_that_are_used_again(tmp_path, workers, processes):
     jobs = [Work(str(n), "meets" if workers > 1 else "fine", tmp_path, bytes(3_000_000)) for n in range(2)]

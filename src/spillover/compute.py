@@ -58,6 +58,7 @@ class _Worker:
     job: Any
     attempt: int
     place: int
+    started: bool = False
 
 
 def run_side_by_side(
@@ -95,11 +96,12 @@ def run_side_by_side(
                     if worker.attempt < ATTEMPTS:
                         waiting.append((worker.job, worker.attempt + 1))
                     else:
-                        ended(worker.job, Failure(str(worker.job), _died(worker.process.exitcode)))
+                        ended(worker.job, Failure(str(worker.job), _died(worker)))
                     continue
                 if isinstance(said, Progress):
                     on_progress(said)
                     continue
+                worker.started = True
                 if said != READY:
                     ended(worker.job, said)
                     if not waiting:
@@ -138,7 +140,13 @@ def _serve(pipe: "Connection[Any, Any]", function: Callable[..., None], of: int,
             pipe.send(_call(function, job, lambda *step, name=name: pipe.send(Progress(name, of, *step))))
 
 
-def _died(code: int | None) -> str:
+def _died(worker: _Worker) -> str:
+    code = worker.process.exitcode
+    if not worker.started and code == 1:  # the interpreter's own exit code after a traceback, which it has printed
+        return (
+            "its worker process could not start; its own message stands above. Each worker imports the script that was "
+            'run, so the script must be a file, and start its study below `if __name__ == "__main__":`.'
+        )
     how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
     return f"its worker process died {ATTEMPTS} times, last {how}. Is there enough memory?"
 
