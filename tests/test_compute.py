@@ -116,7 +116,8 @@ def test_a_script_that_workers_cannot_import_is_named_as_the_cause(tmp_path, arg
     (tmp_path / "script.py").write_text(UNGUARDED)
     command = [sys.executable, *arguments]
     ended = subprocess.run(command, input=UNGUARDED, cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert "could not start" in ended.stdout and '`if __name__ == "__main__":`' in ended.stdout, ended.stderr
+    assert "could not start" in ended.stdout, ended.stderr
+    assert '`if __name__ == "__main__":`' in ended.stdout
     assert "memory" not in ended.stdout
 
 
