@@ -240,7 +240,7 @@ def test_a_local_evaluation_killed_anywhere_gives_the_answers_of_one_that_was_no
         assert -signal.SIGKILL in again
         assert launch(what + str(tmp_path / "killed")) == 0
     whole, killed = (read_appended(RunDir(tmp_path / name).completions, Completion) for name in ("whole", "killed"))
-    assert len(killed) == len(whole) == 60 * 12
+    assert len(killed) == len(whole) == 120 * 12
     assert {row.id: row.text for row in killed} == {row.id: row.text for row in whole}
     assert RunDir(tmp_path / "killed").rates.read_bytes() == RunDir(tmp_path / "whole").rates.read_bytes()
 

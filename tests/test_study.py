@@ -67,7 +67,7 @@ def test_a_study_writes_every_artefact(finished):
 def test_every_completion_is_there_once_and_every_outcome_is_counted(finished):
     run_dir, _ = finished
     completions = read_appended(run_dir.completions, Completion)
-    per_cell = len(load_behavior("world_chat").questions) * 2 + 54 + 60
+    per_cell = len(load_behavior("world_chat").questions) * 2 + 54 + 120
     assert sorted(Counter(str(c.cell) for c in completions).values()) == [per_cell] * 3
     assert len({c.id for c in completions}) == len(completions) == 3 * per_cell
     rubrics = Counter(row.completion_id for row in read_appended(run_dir.scores, Score))

@@ -257,7 +257,7 @@ def test_a_cell_hands_over_its_answers_while_it_is_at_work(monkeypatch, tmp_path
     run_cell(replace(base, shared=(tmp_path / "shared").as_uri(), stages=study.STAGES), step)
     assert [(state.state, state.owner) for state in seen] == [(RUNNING, base.owner)]
     assert read_state(there.state).state == DONE
-    assert len(there.scores.read_text().splitlines()) == len(there.completions.read_text().splitlines()) == 60
+    assert len(there.scores.read_text().splitlines()) == len(there.completions.read_text().splitlines()) == 120
     assert not base.run.exists()  # the run fetches it
 
 
