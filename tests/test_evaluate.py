@@ -225,7 +225,7 @@ def test_killed_at_twenty_moments_an_evaluation_loses_nothing_and_asks_nothing_t
 
 def test_a_local_evaluation_killed_anywhere_gives_the_answers_of_one_that_was_not(tmp_path):
     what = (
-        "evaluate organism/consistent --behaviors world_facts --completions-per-question 12 --max-new-tokens 12 --out "
+        "evaluate organism/consistent --behaviors world_facts --completions-per-question 6 --max-new-tokens 12 --out "
     )
     rng = random.Random(1)
     with Launcher(", sample") as launch:
@@ -240,7 +240,7 @@ def test_a_local_evaluation_killed_anywhere_gives_the_answers_of_one_that_was_no
         assert -signal.SIGKILL in again
         assert launch(what + str(tmp_path / "killed")) == 0
     whole, killed = (read_appended(RunDir(tmp_path / name).completions, Completion) for name in ("whole", "killed"))
-    assert len(killed) == len(whole) == 120 * 12
+    assert len(killed) == len(whole) == 120 * 6
     assert {row.id: row.text for row in killed} == {row.id: row.text for row in whole}
     assert RunDir(tmp_path / "killed").rates.read_bytes() == RunDir(tmp_path / "whole").rates.read_bytes()
 
