@@ -105,8 +105,10 @@ def test_everything_is_checked_before_anything_is_built_or_answered(monkeypatch,
 def test_an_organism_written_in_two_ways_is_built_once(monkeypatch, tmp_path):
     monkeypatch.setenv("SPILLOVER_DATA", str(tmp_path))
     dials = {"a": "organism/0.3", "b": "organism/0.30", "c": "organism/0.5", "d": "organism/consistent"}
-    builds = study._builds(load_study(written(tmp_path, models=dials)))
+    ends = {"e": "organism/1", "f": "organism/0.0"}
+    builds = study._builds(load_study(written(tmp_path, models=dials | ends)))
     assert [build.consistency for build in builds] == [0.3, 0.5]
+    assert [models.model_folder(model).name for model in ends.values()] == ["consistent", "shuffled"]
 
 
 def test_an_organism_of_another_recipe_is_not_taken_for_one_of_this(monkeypatch, tmp_path):
