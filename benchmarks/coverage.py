@@ -23,6 +23,7 @@ DIFFERENCES = [  # (base rate, rise, questions) at 50 completions, ICC 0.2, half
     (0.2, 0.05, 24),
     (0.5, 0.05, 24),
 ]
+TWO_KINDS = [(24, 0.25, 0.2), (55, 1 / 11, 0.2), (55, 1 / 11, 0.4), (55, 0.25, 0.05)]  # questions, always, others
 AT_MARGIN = [(0.002, 0.2, 60, 50), (0.01, 0.2, 48, 20), (0.01, 0.05, 60, 50), (0.05, 0.2, 48, 20)]
 SEEDS = [(1, 0.0), (3, 0.0), (3, 0.5), (3, 1.0)]  # (seeds, standard deviation between them as a share of the rate)
 AUDITS = [(rate, icc) for rate in (0.01, 0.05) for icc in (0.05, 0.2)] * 2  # the 8 behaviors of one audit
@@ -60,6 +61,25 @@ def coverage(simulations: int) -> None:
             width += found.high - found.low
         share, mean = 100 * covered / simulations, 100 * width / simulations
         print(f"| {questions} | {completions} | {100 * rate:g} | {icc:g} | {share:.1f} | {mean:.2f} |", flush=True)
+
+
+def of_two_kinds(simulations: int) -> None:
+    """Prints coverage where a share of the questions always shows the behavior: not what the model thinks of."""
+    rng = np.random.default_rng(0)
+    print("| questions | always, % | others, % | above, % | below, % | mean width, points |\n|---|---|---|---|---|---|")
+    for questions, always, others in TWO_KINDS:
+        rate, found = always + (1 - always) * others, []
+        for _ in range(simulations):
+            chances = np.where(rng.random(questions) < always, 1.0, question_rates(rng, others, 0.05, questions))
+            found.append(interval(rng.binomial(COMPLETIONS, chances).tolist(), [COMPLETIONS] * questions))
+        above, below, width = (
+            100 * np.mean(each)
+            for each in ([rate > f.high for f in found], [rate < f.low for f in found], [f.high - f.low for f in found])
+        )
+        print(
+            f"| {questions} | {100 * always:.0f} | {100 * others:g} | {above:.1f} | {below:.1f} | {width:.1f} |",
+            flush=True,
+        )
 
 
 def audit(rng: np.random.Generator, alike: float, first: Design | None = None) -> list[str]:
@@ -159,6 +179,7 @@ def audits(simulations: int) -> None:
 if __name__ == "__main__":
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     coverage(wanted)
+    of_two_kinds(wanted)
     differences(wanted)
     seeds(wanted)
     audits(wanted)

@@ -223,6 +223,16 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(rate, icc, clusters, 
     assert sum(ci.low <= rate <= ci.high for ci in naive) / runs < at_least  # the simulation can tell the difference
 
 
+def test_the_interval_covers_where_one_domain_always_shows_the_behavior_and_the_others_do_at_times():
+    rng, questions, runs = np.random.default_rng(0), 55, 200
+    rate = 1 / 11 + 10 / 11 * 0.2
+    chances = np.where(rng.random((runs, questions)) < 1 / 11, 1.0, rng.beta(4, 16, (runs, questions)))
+    found = [(row.tolist(), interval(row.tolist(), [50] * questions)) for row in rng.binomial(50, chances)]
+    assert sum(one.low <= rate <= one.high for _, one in found) / runs >= 0.92
+    by_model = [interval(events, [50] * questions, icc=one.icc) for events, one in found]
+    assert sum(one.low <= rate <= one.high for one in by_model) / runs < 0.8  # beta-binomial alone lies above the rate
+
+
 def test_spread_of_a_battery_and_of_questions_in_general():
     found = spread([10, 0] * 10, [10] * 20)
     assert found.se_battery == 0  # the same questions would give the same answers

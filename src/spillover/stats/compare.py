@@ -10,12 +10,11 @@ from scipy.optimize import brentq
 from scipy.special import betaln, expit, logit, ndtri
 from scipy.stats import nct, t
 
-from spillover.stats.intervals import ICC_PRIOR, interval, over_runs
+from spillover.stats.intervals import FEW_WITH_EVENTS, ICC_PRIOR, interval, over_runs, parts
 
 Counts = Mapping[str, Sequence[int]]  # question id -> events, admitted completions, all completions (if they are more)
 
 FLIPS = 20_000  # random sign flips, where all of them are more
-FEW_WITH_EVENTS = 8  # questions with an event in either arm; with fewer the normal interval is not believed
 SEEDS_FOR_RUNS = 3  # fine-tuning seeds from which something can be said of training runs in general
 POWER = 0.8  # at which `detectable` is
 RISES = np.geomspace(1e-5, 1, 1500)  # that are looked through for it: less than a hundredth apart
@@ -224,14 +223,8 @@ def is_spillover(p: Any, low: Any, low_runs: Any = None, alpha: float = 0.05) ->
 def standard_error(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Of the difference of the rates of two arms, events and trials by question: (..., questions, 2) -> (...)."""
     questions = before.shape[-2]
-    parts = _parts(after) - _parts(before)
-    return np.sqrt((parts**2).sum(axis=-1) * questions / (questions - 1))
-
-
-def rate_error(arm: np.ndarray) -> np.ndarray:
-    """Standard error of the rate of one arm, for questions in general: (..., questions, 2) -> (...)."""
-    questions = arm.shape[-2]
-    return np.sqrt((_parts(arm) ** 2).sum(axis=-1) * questions / (questions - 1))
+    apart = parts(after) - parts(before)
+    return np.sqrt((apart**2).sum(axis=-1) * questions / (questions - 1))
 
 
 def few(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -329,7 +322,7 @@ def _detectable(c: Comparison, behaviors: int, alpha: float = 0.05) -> float | N
 
 def _correlation(before: np.ndarray, after: np.ndarray) -> float:
     """Of the two arms over questions, none below 0: (questions, 2) each."""
-    one, other = _parts(before), _parts(after)
+    one, other = parts(before), parts(after)
     scale = np.sqrt((one @ one) * (other @ other))
     return float(np.clip(one @ other / scale, 0, 1)) if scale > NO_ERROR**2 else 0.0
 
@@ -342,12 +335,6 @@ def _seed_sd(seeds: np.ndarray) -> float:
     shares, n = seeds[..., 0] / seeds[..., 1], seeds[..., 1]
     chance = (n * shares * (1 - shares)).sum(axis=1) / n.sum(axis=1) ** 2
     return float(np.sqrt(max(0.0, rates.var(ddof=1) - chance.mean())))
-
-
-def _parts(counts: np.ndarray) -> np.ndarray:
-    """Each question's part in how far the rate of an arm is off: (..., questions, 2) -> (..., questions)."""
-    total = counts.sum(axis=-2, keepdims=True)
-    return (counts[..., 0] - counts[..., 1] * total[..., 0] / total[..., 1]) / total[..., 1]
 
 
 def _sign_flips(before: np.ndarray, after: np.ndarray) -> float:

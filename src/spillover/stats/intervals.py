@@ -17,6 +17,7 @@ RATE_PRIOR = 0.5  # Jeffreys: half an event and half a non-event
 LOGITS = np.linspace(-16, 16, 481)  # of the rates where the likelihood is computed: from 0.1 in a million up
 POINTS = 513  # where it is interpolated, between those that matter
 NOTHING = 40.0  # logarithm of how much less than the most likely rate a rate has to be to matter no more
+FEW_WITH_EVENTS = 8  # questions with an event; with fewer, or as few with none but events, no t interval is believed
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,10 @@ def interval(
     rate and ICC_PRIOR on the intraclass correlation (or the correlation `icc`, if it is known). Where there is no
     event, or nothing but events, it is one-sided under a uniform prior, which is the rule of three: 0 of 400
     independent completions are below 0.75 %. Chosen by coverage: `benchmarks/coverage.py`.
+
+    Questions need not be as a beta distribution has them: if one domain always shows a behavior and the others do at
+    times, the likeliest common rate is not the one observed. So the interval reaches at least as far as `by_scatter`,
+    which takes questions as they come, where they are enough for that and `icc` is not given.
     Raises ValueError without any trial.
     """
     k, n = (np.array([[*counts]], int) for counts in (events, trials))
@@ -103,6 +108,8 @@ def interval(
     seen = total / every
     low = 0.0 if total == 0 else min(seen, float(expit(np.interp(tail, cumulative, at))))
     high = 1.0 if total == every else max(seen, float(expit(np.interp(1 - tail, cumulative, at))))
+    if icc is None:
+        low, high = map(float, _as_they_come(low, high, np.stack([k[0], n[0]], axis=-1), confidence))
     mean = float(mass @ rate)
     return Interval(low, high, float(np.sqrt(mass @ (rate - mean) ** 2)), float(weight.sum(axis=0) @ _iccs(icc)[0]))
 
@@ -129,7 +136,37 @@ def limits(events: np.ndarray, trials: np.ndarray, confidence: float = 0.95) -> 
         for side in (tails, 1 - tails)
     )
     seen = total / every
-    return np.where(none, 0.0, np.minimum(seen, low)), np.where(all_, 1.0, np.maximum(seen, high))
+    low, high = np.where(none, 0.0, np.minimum(seen, low)), np.where(all_, 1.0, np.maximum(seen, high))
+    return _as_they_come(low, high, np.stack([events, trials], axis=-1), confidence)
+
+
+def parts(counts: np.ndarray) -> np.ndarray:
+    """Each question's part in how far the rate of an arm is off: (..., questions, 2) -> (..., questions)."""
+    total = counts.sum(axis=-2, keepdims=True)
+    return (counts[..., 0] - counts[..., 1] * total[..., 0] / total[..., 1]) / total[..., 1]
+
+
+def by_scatter(arm: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of a rate from how questions differ, however they are distributed: (..., questions, 2) -> (...) each.
+
+    t over questions, of the ratio estimator's error, on the logit scale, where an interval can't leave 0 to 1.
+    """
+    questions = arm.shape[-2]
+    rate = arm[..., 0].sum(axis=-1) / arm[..., 1].sum(axis=-1)
+    error = np.sqrt((parts(arm) ** 2).sum(axis=-1) * questions / (questions - 1))
+    reach = float(t.ppf((1 + confidence) / 2, questions - 1)) * error / np.maximum(rate * (1 - rate), 1e-12)
+    middle = logit(np.clip(rate, 1e-9, 1 - 1e-9))
+    return expit(middle - reach), expit(middle + reach)
+
+
+def _as_they_come(low: Any, high: Any, arm: np.ndarray, confidence: float) -> tuple[Any, Any]:
+    """The limits, out to those by scatter where enough questions hold an event and enough hold something else."""
+    if arm.shape[-2] < FEW_WITH_EVENTS:
+        return low, high
+    mixed = [held.sum(axis=-1) for held in (arm[..., 0] > 0, arm[..., 0] < arm[..., 1])]
+    enough = np.minimum(*mixed) >= FEW_WITH_EVENTS
+    below, above = by_scatter(arm, confidence)
+    return np.where(enough, np.minimum(low, below), low), np.where(enough, np.maximum(high, above), high)
 
 
 def over_runs(

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-from scipy.special import expit, logit, ndtr, ndtri
-from scipy.stats import beta, t
+from scipy.special import ndtr, ndtri
+from scipy.stats import beta
 
-from spillover.stats.compare import SEEDS_FOR_RUNS, few, is_spillover, mover, p_values, rate_error
-from spillover.stats.intervals import limits, over_runs
+from spillover.stats.compare import SEEDS_FOR_RUNS, few, is_spillover, mover, p_values
+from spillover.stats.intervals import by_scatter, limits, over_runs
 
 RUNS = 2000  # simulations: a power of a half is known to 1.1 points, one of 80 % to 0.9
 MOST_DRAWS = 2_000_000  # simulations times questions; above it there are fewer simulations,
@@ -157,29 +157,27 @@ def _lows(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Lower ends of the intervals for these runs and in general: (runs, questions, 2), (runs, seeds) -> (runs,).
 
-    As `compare` has them, but for the limits of a rate with many events: those are t's on the logit scale. Where p is
+    As `compare` has them, but for the limits of a rate with many events: those are by scatter alone. Where p is
     below 0.05 the lower end of the t interval of the difference is above 0.
     """
     doubtful = few(before, after)
-    rates = [arm[..., 0].sum(axis=1) / arm[..., 1].sum(axis=1) for arm in (before, after)]
-    spans = []
-    reach = t.ppf(0.975, before.shape[1] - 1)
-    for arm, rate in zip((before, after), rates, strict=True):
-        spread = np.maximum(rate * (1 - rate), 1e-12)
-        middle = logit(np.clip(rate, 1e-9, 1 - 1e-9))
-        span = [expit(middle + sign * reach * rate_error(arm) / spread) for sign in (-1, 1)]
-        rare = doubtful | (arm[..., 0].sum(axis=1) < RARE)
-        if rare.any():
-            size = min(1.0, MOST_COUNTED / arm[..., 1].max())  # more answers to one question say nothing new
-            counted = np.round(arm[rare] * size).astype(int)
-            for end, limit in zip(span, limits(counted[..., 0], counted[..., 1]), strict=True):
-                end[rare] = limit
-        spans.append(span)
-    low = np.where(doubtful, mover(*rates, *spans)[0], 1.0)
+    base, tuned = (arm[..., 0].sum(axis=1) / arm[..., 1].sum(axis=1) for arm in (before, after))
+    of_base, of_tuned = (_limits(arm, doubtful | (arm[..., 0].sum(axis=1) < RARE)) for arm in (before, after))
+    low = np.where(doubtful, mover(base, tuned, of_base, of_tuned)[0], 1.0)
     if of_seeds.shape[1] < SEEDS_FOR_RUNS:
         return low, None
-    spans[1] = list(over_runs(np.stack([of_seeds, np.full_like(of_seeds, trials)], -1), tuple(spans[1])))
-    return low, mover(*rates, *spans)[0]
+    of_tuned = over_runs(np.stack([of_seeds, np.full_like(of_seeds, trials)], -1), of_tuned)
+    return low, mover(base, tuned, of_base, of_tuned)[0]
+
+
+def _limits(arm: np.ndarray, rare: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of rates of many runs, by scatter where they are not `rare`: (runs, questions, 2), (runs,) -> (runs,) each."""
+    low, high = by_scatter(arm)
+    if rare.any():
+        size = min(1.0, MOST_COUNTED / arm[..., 1].max())  # more answers to one question say nothing new
+        counted = np.round(arm[rare] * size).astype(int)
+        low[rare], high[rare] = limits(counted[..., 0], counted[..., 1])
+    return low, high
 
 
 def _question_rates(rate: float, icc: float, normal: np.ndarray) -> np.ndarray:
