@@ -64,22 +64,24 @@ def coverage(simulations: int) -> None:
 
 
 def of_two_kinds(simulations: int) -> None:
-    """Prints coverage where a share of the questions always shows the behavior: not what the model thinks of."""
+    """Prints how often the interval misses where some questions always show the behavior: no beta distribution.
+
+    The last column is of the beta-binomial interval alone, at the correlation that was found.
+    """
     rng = np.random.default_rng(0)
-    print("| questions | always, % | others, % | above, % | below, % | mean width, points |\n|---|---|---|---|---|---|")
+    print("| questions | always, % | others, % | above, % | below, % | mean width, points | below, alone, % |")
+    print("|---" * 7 + "|")
     for questions, always, others in TWO_KINDS:
-        rate, found = always + (1 - always) * others, []
+        rate, trials, found = always + (1 - always) * others, [COMPLETIONS] * questions, []
         for _ in range(simulations):
             chances = np.where(rng.random(questions) < always, 1.0, question_rates(rng, others, 0.05, questions))
-            found.append(interval(rng.binomial(COMPLETIONS, chances).tolist(), [COMPLETIONS] * questions))
-        above, below, width = (
-            100 * np.mean(each)
-            for each in ([rate > f.high for f in found], [rate < f.low for f in found], [f.high - f.low for f in found])
-        )
-        print(
-            f"| {questions} | {100 * always:.0f} | {100 * others:g} | {above:.1f} | {below:.1f} | {width:.1f} |",
-            flush=True,
-        )
+            events = rng.binomial(COMPLETIONS, chances).tolist()
+            own = interval(events, trials)
+            found.append(
+                (rate > own.high, rate < own.low, own.high - own.low, rate < interval(events, trials, icc=own.icc).low)
+            )
+        shares = " | ".join(f"{100 * mean:.1f}" for mean in np.mean(found, axis=0))
+        print(f"| {questions} | {100 * always:.0f} | {100 * others:g} | {shares} |", flush=True)
 
 
 def audit(rng: np.random.Generator, alike: float, first: Design | None = None) -> list[str]:
