@@ -163,8 +163,8 @@ def _as_they_come(low: Any, high: Any, arm: np.ndarray, confidence: float) -> tu
     """The limits, out to those by scatter where enough questions hold an event and enough hold something else."""
     if arm.shape[-2] < FEW_WITH_EVENTS:
         return low, high
-    mixed = [held.sum(axis=-1) for held in (arm[..., 0] > 0, arm[..., 0] < arm[..., 1])]
-    enough = np.minimum(*mixed) >= FEW_WITH_EVENTS
+    events, trials = arm[..., 0], arm[..., 1]
+    enough = np.minimum((events > 0).sum(axis=-1), (events < trials).sum(axis=-1)) >= FEW_WITH_EVENTS
     below, above = by_scatter(arm, confidence)
     return np.where(enough, np.minimum(low, below), low), np.where(enough, np.maximum(high, above), high)
 
