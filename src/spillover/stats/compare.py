@@ -10,7 +10,15 @@ from scipy.optimize import brentq
 from scipy.special import betaln, expit, logit, ndtri
 from scipy.stats import nct, t
 
-from spillover.stats.intervals import FEW_WITH_EVENTS, ICC_PRIOR, interval, over_runs, parts
+from spillover.stats.intervals import (
+    FEW_WITH_EVENTS,
+    ICC_PRIOR,
+    as_they_come,
+    beta_binomial,
+    interval,
+    over_runs,
+    parts,
+)
 
 Counts = Mapping[str, Sequence[int]]  # question id -> events, admitted completions, all completions (if they are more)
 
@@ -82,11 +90,11 @@ def compare(
     admitted answer are left out and counted. None if fewer than two questions are left that all seeds answered. The
     difference is of the rates over the shared questions, the seeds together; its standard error is the ratio
     estimator's, from one residual a question, and its p-value and lower end the paired t's. The upper end, on which
-    `clean` rests, is the higher of the t's and that put together from the intervals of both rates with their
-    correlation (MOVER; Newcombe, Statistics in Medicine 17, 1998; Zou & Donner, Statistics in Medicine 27, 2008): rare
-    events are skewed, and the t interval ends too low. Where few questions hold an event both ends are MOVER's, the
-    rates taken as independent, which is honest at none, and the p-value is of sign flips: under no difference base and
-    tuned could change places on every question.
+    `clean` rests, is the higher of the t's and that put together from the beta-binomial intervals of both rates with
+    their correlation (MOVER; Newcombe, Statistics in Medicine 17, 1998; Zou & Donner, Statistics in Medicine 27, 2008):
+    rare events are skewed, and the t interval ends too low. Where few questions hold an event both ends are MOVER's,
+    the rates taken as independent, which is honest at none, and the p-value is of sign flips: under no difference base
+    and tuned could change places on every question.
 
     All of these speak of these runs. The interval for runs in general stands beside them where every arm that was
     trained has three seeds.
@@ -106,26 +114,27 @@ def compare(
     before, after = before_seeds.sum(axis=0), after_seeds.sum(axis=0)
     base_rate, tuned_rate = (float(arm[:, 0].sum() / arm[:, 1].sum()) for arm in (before, after))
     difference, error, freedom = tuned_rate - base_rate, float(standard_error(before, after)), len(shared) - 1
-    of_base, of_tuned = (interval(arm[:, 0].tolist(), arm[:, 1].tolist(), confidence) for arm in (before, after))
-    spans: list[tuple[Any, Any]] = [(of_base.low, of_base.high), (of_tuned.low, of_tuned.high)]
+    of_base, of_tuned = (beta_binomial(arm[:, 0].tolist(), arm[:, 1].tolist(), confidence) for arm in (before, after))
+    ends = (of_base.low, of_base.high), (of_tuned.low, of_tuned.high)
+    spans = [as_they_come(*own, arm, confidence) for own, arm in zip(ends, (before, after), strict=True)]
     alike = _correlation(before, after)
     reach, icc = float(t.ppf((1 + confidence) / 2, freedom)) * error, of_base.icc
     if bool(few(before, after)):
         icc = min(icc, ICC_PRIOR[0] / sum(ICC_PRIOR))  # hardly an event: nothing is known of how alike answers are
-        low, high = map(float, mover(base_rate, tuned_rate, spans[0], spans[1]))
+        low, high = map(float, mover(base_rate, tuned_rate, *ends))
         error = max(error, (high - low) / (2 * float(t.ppf((1 + confidence) / 2, freedom))))
         method = "few questions with events: interval from those of both rates, p by sign flips"
     else:
         low = max(-1.0, difference - reach)
-        high = max(min(1.0, difference + reach), float(mover(base_rate, tuned_rate, spans[0], spans[1], alike)[1]))
+        high = max(min(1.0, difference + reach), float(mover(base_rate, tuned_rate, *ends, alike)[1]))
         method = "paired t over questions, upper end at least that from the intervals of both rates"
     low_runs = high_runs = None
     if len(kept[1]) >= SEEDS_FOR_RUNS and (as_it_is or len(kept[0]) >= SEEDS_FOR_RUNS):
         spans[1] = over_runs(after_seeds.sum(axis=1), spans[1], confidence)
         if not as_it_is:
             spans[0] = over_runs(before_seeds.sum(axis=1), spans[0], confidence)
-        ends = mover(base_rate, tuned_rate, spans[0], spans[1])
-        low_runs, high_runs = min(low, float(ends[0])), max(high, float(ends[1]))
+        in_general = mover(base_rate, tuned_rate, *spans)
+        low_runs, high_runs = min(low, float(in_general[0])), max(high, float(in_general[1]))
     coverages = [
         sum(row[1] for seed in arm for row in seed.values()) / sum(row[-1] for seed in arm for row in seed.values())
         for arm in arms

@@ -1,7 +1,7 @@
 """Intervals of a rate whose completions come in questions: beta-binomial, honest at none and at all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -73,7 +73,21 @@ def _times(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values, np.bincount(places.ravel(), minlength=runs * len(values)).reshape(runs, -1).astype(float)
 
 
-def interval(
+def interval(events: Sequence[int], trials: Sequence[int], confidence: float = 0.95) -> Interval:
+    """Interval of a rate, for questions in general: `beta_binomial`'s, and at least as far as `by_scatter` reaches.
+
+    Questions need not be as a beta distribution has them: if one domain always shows a behavior and the others do at
+    times, the likeliest common rate is not the one observed. So it reaches as far as the interval that takes questions
+    as they come, where they are enough for that. Chosen by coverage: `benchmarks/coverage.py`. `events` and `trials`
+    count per question, aligned. Raises ValueError without any trial.
+    """
+    found = beta_binomial(events, trials, confidence)
+    arm = np.array([[k, n] for k, n in zip(events, trials, strict=True) if n])
+    low, high = as_they_come(found.low, found.high, arm, confidence)
+    return replace(found, low=float(low), high=float(high))
+
+
+def beta_binomial(
     events: Sequence[int], trials: Sequence[int], confidence: float = 0.95, icc: float | None = None
 ) -> Interval:
     """Beta-binomial interval of a rate, for questions in general.
@@ -82,12 +96,7 @@ def interval(
     distribution around the common rate; the interval is the central posterior one, with Jeffreys' prior on the common
     rate and ICC_PRIOR on the intraclass correlation (or the correlation `icc`, if it is known). Where there is no
     event, or nothing but events, it is one-sided under a uniform prior, which is the rule of three: 0 of 400
-    independent completions are below 0.75 %. Chosen by coverage: `benchmarks/coverage.py`.
-
-    Questions need not be as a beta distribution has them: if one domain always shows a behavior and the others do at
-    times, the likeliest common rate is not the one observed. So the interval reaches at least as far as `by_scatter`,
-    which takes questions as they come, where they are enough for that and `icc` is not given.
-    Raises ValueError without any trial.
+    independent completions are below 0.75 %. Raises ValueError without any trial.
     """
     k, n = (np.array([[*counts]], int) for counts in (events, trials))
     k, n = k[:, n[0] > 0], n[:, n[0] > 0]
@@ -108,8 +117,6 @@ def interval(
     seen = total / every
     low = 0.0 if total == 0 else min(seen, float(expit(np.interp(tail, cumulative, at))))
     high = 1.0 if total == every else max(seen, float(expit(np.interp(1 - tail, cumulative, at))))
-    if icc is None:
-        low, high = map(float, _as_they_come(low, high, np.stack([k[0], n[0]], axis=-1), confidence))
     mean = float(mass @ rate)
     return Interval(low, high, float(np.sqrt(mass @ (rate - mean) ** 2)), float(weight.sum(axis=0) @ _iccs(icc)[0]))
 
@@ -137,7 +144,7 @@ def limits(events: np.ndarray, trials: np.ndarray, confidence: float = 0.95) -> 
     )
     seen = total / every
     low, high = np.where(none, 0.0, np.minimum(seen, low)), np.where(all_, 1.0, np.maximum(seen, high))
-    return _as_they_come(low, high, np.stack([events, trials], axis=-1), confidence)
+    return as_they_come(low, high, np.stack([events, trials], axis=-1), confidence)
 
 
 def parts(counts: np.ndarray) -> np.ndarray:
@@ -159,7 +166,7 @@ def by_scatter(arm: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, n
     return expit(middle - reach), expit(middle + reach)
 
 
-def _as_they_come(low: Any, high: Any, arm: np.ndarray, confidence: float) -> tuple[Any, Any]:
+def as_they_come(low: Any, high: Any, arm: np.ndarray, confidence: float) -> tuple[Any, Any]:
     """The limits, out to those by scatter where enough questions hold an event and enough hold something else."""
     if arm.shape[-2] < FEW_WITH_EVENTS:
         return low, high
