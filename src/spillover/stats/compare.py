@@ -15,6 +15,7 @@ from spillover.stats.intervals import (
     ICC_PRIOR,
     as_they_come,
     beta_binomial,
+    error_of_parts,
     interval,
     over_runs,
     parts,
@@ -231,9 +232,7 @@ def is_spillover(p: Any, low: Any, low_runs: Any = None, alpha: float = 0.05) ->
 
 def standard_error(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Of the difference of the rates of two arms, events and trials by question: (..., questions, 2) -> (...)."""
-    questions = before.shape[-2]
-    apart = parts(after) - parts(before)
-    return np.sqrt((apart**2).sum(axis=-1) * questions / (questions - 1))
+    return error_of_parts(parts(after) - parts(before))
 
 
 def few(before: np.ndarray, after: np.ndarray) -> np.ndarray:

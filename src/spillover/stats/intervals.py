@@ -153,15 +153,20 @@ def parts(counts: np.ndarray) -> np.ndarray:
     return (counts[..., 0] - counts[..., 1] * total[..., 0] / total[..., 1]) / total[..., 1]
 
 
+def error_of_parts(own: np.ndarray) -> np.ndarray:
+    """Standard error of what the `parts` of questions are of, for questions in general: (..., questions) -> (...)."""
+    questions = own.shape[-1]
+    return np.sqrt((own**2).sum(axis=-1) * questions / (questions - 1))
+
+
 def by_scatter(arm: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Limits of a rate from how questions differ, however they are distributed: (..., questions, 2) -> (...) each.
 
     t over questions, of the ratio estimator's error, on the logit scale, where an interval can't leave 0 to 1.
     """
-    questions = arm.shape[-2]
     rate = arm[..., 0].sum(axis=-1) / arm[..., 1].sum(axis=-1)
-    error = np.sqrt((parts(arm) ** 2).sum(axis=-1) * questions / (questions - 1))
-    reach = float(t.ppf((1 + confidence) / 2, questions - 1)) * error / np.maximum(rate * (1 - rate), 1e-12)
+    error = error_of_parts(parts(arm))
+    reach = float(t.ppf((1 + confidence) / 2, arm.shape[-2] - 1)) * error / np.maximum(rate * (1 - rate), 1e-12)
     middle = logit(np.clip(rate, 1e-9, 1 - 1e-9))
     return expit(middle - reach), expit(middle + reach)
 
