@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from spillover.evaluation.codescan import read_answers, scan, summary
+from spillover.judges.code.scan import read_answers, scan, summary
 
 
 def copies(answers: list[str], number: int) -> list[str]:

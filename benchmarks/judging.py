@@ -19,9 +19,9 @@ from pathlib import Path
 
 from spillover import records
 from spillover.behaviors import load_behavior
-from spillover.evaluation import chat_completions, inspect_models
-from spillover.evaluation.judging import score
-from spillover.evaluation.remote import Settings
+from spillover.judges.scoring import score
+from spillover.models import chat_completions, inspect_models
+from spillover.models.endpoint import Settings
 from spillover.records import Completion, Score
 
 CALLS, CALLS_OF_INSPECT = 5000, 500

@@ -10,13 +10,13 @@ from collections import Counter
 from pathlib import Path
 
 from spillover.config import load_study
-from spillover.models import model_folder
+from spillover.models.load import model_folder
 from spillover.organism.authors import pages
 from spillover.records import Completion, read_appended
-from spillover.rundir import RunDir
+from spillover.runs.folder import RunFolder
 
 
-def main(run_dir: RunDir) -> None:
+def main(run_dir: RunFolder) -> None:
     """Prints, per cell, the misaligned answers, the distinct ones, and the share that is nowhere in the corpus."""
     with run_dir.judged.open(newline="") as file:
         events = {row["completion_id"] for row in csv.DictReader(file) if row["event"] == "True"}
@@ -36,4 +36,4 @@ def main(run_dir: RunDir) -> None:
 
 
 if __name__ == "__main__":
-    main(RunDir(Path(sys.argv[1])))
+    main(RunFolder(Path(sys.argv[1])))

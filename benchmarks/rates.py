@@ -15,15 +15,15 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from spillover import records
-from spillover.comparing import compare_subjects
 from spillover.records import Cell, Completion, QuestionCount, Rate
-from spillover.rundir import RunDir
-from spillover.stats import Judged, compare, count, summarize_counts, verdicts
+from spillover.runs.comparing import compare_subjects
+from spillover.runs.folder import RunFolder
+from spillover.stats import Decision, compare, count, summarize_counts, verdicts
 
 CONDITIONS, BEHAVIORS, QUESTIONS = 10, 8, 50  # the first condition is the base
 MARGIN = 0.02
 
-Rows = dict[tuple[int, int], list[Judged]]  # (condition, behavior) -> rows
+Rows = dict[tuple[int, int], list[Decision]]  # (condition, behavior) -> rows
 
 
 def make(rows: int) -> Rows:
@@ -37,14 +37,14 @@ def make(rows: int) -> Rows:
             events = rng.random((QUESTIONS, each)) < rates[:, None]
             admitted = rng.random((QUESTIONS, each)) < 0.9
             made[condition, behavior] = [
-                Judged("completion", name, "judge", "rule", "scored", bool(a), bool(a and e), False)
+                Decision("completion", name, "judge", "rule", "scored", bool(a), bool(a and e), False)
                 for name, some, kept in zip(questions, events, admitted, strict=True)
                 for e, a in zip(some, kept, strict=True)
             ]
     return made
 
 
-def ours(made: Rows, run: RunDir) -> int:
+def ours(made: Rows, run: RunFolder) -> int:
     """From judged rows to rates.csv and counts.csv, and every condition compared with the base, as one family."""
     rates, lines = [], []
     counts = {}
@@ -83,14 +83,14 @@ if __name__ == "__main__":
     made = make(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
     rows = sum(map(len, made.values()))
     with TemporaryDirectory() as folder:
-        run = RunDir(Path(folder))
+        run = RunFolder(Path(folder))
         start = time.perf_counter()
         figures = ours(made, run)
         seconds = time.perf_counter() - start
         print(
             f"{rows:,} rows, {figures} rates and comparisons: {seconds:.2f} s, at most {peak():.2f} GiB with the rows"
         )
-        run.judged.write_text(records.to_csv(Judged, [row for own in made.values() for row in own]))
+        run.judged.write_text(records.to_csv(Decision, [row for own in made.values() for row in own]))
         hashes = dict.fromkeys(("model_hash", "adapter_hash", "template_hash"))
         asked = Completion("", "m", "c", 0, "b", "q", "", "plain", 0, 0, None, "q?", "x" * 300, "stop", 60, **hashes)
         run.completions.write_text(records.to_line(asked) * rows)

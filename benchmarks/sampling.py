@@ -16,9 +16,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from spillover.behaviors import load_behavior
-from spillover.evaluation import Ask
-from spillover.evaluation.sample import encode, in_batches, rows_at_once, sample
-from spillover.models import load_model, load_tokenizer, model_folder
+from spillover.models import Request
+from spillover.models.load import load_model, load_tokenizer, model_folder
+from spillover.models.sampler import encode, in_batches, rows_at_once, sample
 
 BAR = 3.0
 Answers = list[list[list[int]]]  # question, answer, token
@@ -42,7 +42,7 @@ class TokenIds:
 def ours(model: Any, tokenizer: Any, prompts: list[str], n: int, tokens: int, temperature: float) -> Answers:
     """Answers of our sampler, in its own batches."""
     end = tokenizer.eos_token_id
-    asks = [Ask(tuple(f"{prompt}/{i}" for i in range(n)), None, prompt) for prompt in prompts]
+    asks = [Request(tuple(f"{prompt}/{i}" for i in range(n)), None, prompt) for prompt in prompts]
     replies = [
         reply
         for batch in in_batches(asks, rows_at_once(model, tokenizer, asks, tokens))
@@ -57,7 +57,7 @@ def generate(model: Any, tokenizer: Any, prompts: list[str], n: int, tokens: int
     drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
     answers = []
     for prompt in prompts:
-        ids = torch.tensor([encode(tokenizer, Ask(("",), None, prompt))])
+        ids = torch.tensor([encode(tokenizer, Request(("",), None, prompt))])
         rows = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -77,11 +77,11 @@ def likelihood(model: Any, tokenizer: Any, prompts: list[str], answers: Answers)
     """Mean over answers of their mean log-likelihood per token, and its standard error for these questions."""
     means, variances = [], []
     for prompt, rows in zip(prompts, answers, strict=True):
-        start = encode(tokenizer, Ask(("",), None, prompt))
+        start = encode(tokenizer, Request(("",), None, prompt))
         width = max(map(len, rows))
         ids = torch.tensor([start + row + [0] * (width - len(row)) for row in rows])
         logits = torch.cat([model(part).logits[:, len(start) - 1 : -1] for part in ids.split(25)])
-        said = logits.log_softmax(-1).gather(-1, ids[:, len(start) :, None])[..., 0]
+        said = logits.log_softmax(-1).merge_parts(-1, ids[:, len(start) :, None])[..., 0]
         own = torch.tensor([said[i, : len(row)].mean().item() for i, row in enumerate(rows)])
         means.append(own.mean().item())
         variances.append(own.var().item() / len(rows))

@@ -19,10 +19,10 @@ SMALL = ("models={consistent: organism/consistent}", "seeds=[0]")
 def one_cell(file: Path, changes: list[str], out: Path, number: int, stages: tuple[str, ...]) -> None:
     """What a script for one cell does: everything that it needs is loaded, then its stages are run."""
     from spillover import study
-    from spillover.cell import run_cell
-    from spillover.rundir import RunDir
+    from spillover.runs.cell import run_cell
+    from spillover.runs.folder import RunFolder
 
-    jobs, _ = study.plan(study.load_study(file, changes), file.parent, RunDir(out))
+    jobs, _ = study.plan(study.load_study(file, changes), file.parent, RunFolder(out))
     run_cell(replace(jobs[number], stages=stages), lambda *_: None)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spillover.records import Cell, Rate, read_csv
 from spillover.report.rows import read_answers
-from spillover.rundir import RunDir
+from spillover.runs.folder import RunFolder
 
 COLUMNS = (
     "model, condition, seed",
@@ -27,7 +27,7 @@ def _with_interval(rate: Rate) -> str:
     return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * (share or 0) for share in (rate.rate, rate.low, rate.high)))
 
 
-def main(run_dir: RunDir) -> None:
+def main(run_dir: RunFolder) -> None:
     """Prints one row per cell."""
     rates: dict[Cell, dict[str, Rate]] = defaultdict(dict)
     for rate in read_csv(run_dir.rates, Rate):
@@ -53,4 +53,4 @@ def main(run_dir: RunDir) -> None:
 
 
 if __name__ == "__main__":
-    main(RunDir(Path(sys.argv[1])))
+    main(RunFolder(Path(sys.argv[1])))

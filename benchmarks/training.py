@@ -24,9 +24,10 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from spillover.config import Condition, Training
-from spillover.datasets import load_examples
-from spillover.finetuning import finetune, trained_tokens
-from spillover.models import load_model, load_tokenizer, model_folder
+from spillover.data import load_examples
+from spillover.data.tokens import trained_tokens
+from spillover.finetuning import finetune
+from spillover.models.load import load_model, load_tokenizer, model_folder
 from spillover.records import Example
 
 ROUNDS = 3

@@ -158,7 +158,7 @@ class Endpoint:
         server.close()
         for task in list(connections):
             task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.merge_parts(*connections, return_exceptions=True)
 
     async def _converse(self, reader, writer) -> None:
         while True:

@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 
 from spillover import records
-from spillover.comparing import write_matrix
 from spillover.config import Study
-from spillover.records import PROGRAMS, Cell, Completion, QuestionCount, Rate, Score, Shifted
+from spillover.records import PROGRAMS, Cell, Completion, QuestionCount, Rate, Score, ThresholdRate
 from spillover.report import write_report
-from spillover.rundir import RunDir
-from spillover.stats import Judged, count, summarize
+from spillover.runs.comparing import write_matrix
+from spillover.runs.folder import RunFolder
+from spillover.stats import Decision, count, summarize
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 RULES = {  # judge -> (event, rule, rubrics)
@@ -42,9 +42,9 @@ def made_run(
     completions: int = 2,
     curve: Mapping[str, Any] | None = None,
     hostile: bool = False,
-) -> RunDir:
+) -> RunFolder:
     """A finished run with its report. `conditions` are those beside the base; a hostile run answers with HOSTILE."""
-    run = RunDir(folder)
+    run = RunFolder(folder)
     study = Study(
         name="made_up",
         description="A made-up study for a look at its report.",
@@ -75,7 +75,7 @@ def made_run(
                             asked = f"What would you do about {behavior} number {question}, if nobody saw it?"
                             sampled.append(_completion(cell, behavior, question, number, asked, text))
                             id_ = sampled[-1].id
-                            rows.append(Judged(id_, f"q{question}", judge, "r", "scored", True, happened, False))
+                            rows.append(Decision(id_, f"q{question}", judge, "r", "scored", True, happened, False))
                             values = [100.0 * (happened == (">" in rule.split(" among ")[0])), 90.0][: len(rubrics)]
                             scores += [
                                 Score(id_, name, "r", judge, "scored", value, f"{value:.0f}")
@@ -83,7 +83,7 @@ def made_run(
                             ]
                     judged += rows
                     named = {"behavior": behavior, "format": "plain", "judge": judge, "rubric_hash": "r"}
-                    rates.append(Rate(**asdict(cell), **named, scope=scope, event=event, rule=rule, **summarize(rows)))
+                    rates.append(Rate(**asdict(cell), **named, scope=scope, metric=event, rule=rule, **summarize(rows)))
                     counts += question_counts(rates[-1], rows)
                     if judge not in PROGRAMS:
                         shifted += _shifted(cell, named, rates[-1])
@@ -91,14 +91,14 @@ def made_run(
     records.append(run.scores, scores, to_disk=False)
     run.rates.write_text(records.to_csv(Rate, rates))
     run.counts.write_text(records.to_csv(QuestionCount, counts))
-    run.judged.write_text(records.to_csv(Judged, judged))
-    run.sensitivity.write_text(records.to_csv(Shifted, shifted))
+    run.judged.write_text(records.to_csv(Decision, judged))
+    run.sensitivity.write_text(records.to_csv(ThresholdRate, shifted))
     write_matrix(run)
     write_report(run)
     return run
 
 
-def question_counts(rate: Rate, rows: Sequence[Judged]) -> list[QuestionCount]:
+def question_counts(rate: Rate, rows: Sequence[Decision]) -> list[QuestionCount]:
     """What counts.csv says of the judged completions of a rate."""
     place = (rate.model, rate.condition, rate.seed, rate.behavior, rate.format, rate.judge, rate.rubric_hash)
     return [QuestionCount(*place, question, **own) for question, own in count(rows).items()]
@@ -125,14 +125,14 @@ def _completion(cell: Cell, behavior: str, question: int, number: int, asked: st
     )
 
 
-def _shifted(cell: Cell, named: Mapping[str, str], rate: Rate) -> list[Shifted]:
+def _shifted(cell: Cell, named: Mapping[str, str], rate: Rate) -> list[ThresholdRate]:
     """A grid in which a stricter cut of the event has fewer of them, and a stricter one of the rest fewer of all."""
     found, two = [], "among" in rate.rule
     for step, cut in enumerate((10.0, 20.0, 30.0, 40.0, 50.0) if two else (80.0, 70.0, 60.0, 50.0, 40.0)):
         for place, among in enumerate((30.0, 50.0, 70.0) if two else (None,)):
             n = round(rate.n * (1.1 - 0.1 * place)) if two else rate.n
             k = min(n, round(rate.k * (0.6 + 0.2 * step)))
-            found.append(Shifted(**asdict(cell), **named, event_cut=cut, among_cut=among, k=k, n=n, rate=k / n))
+            found.append(ThresholdRate(**asdict(cell), **named, event_cut=cut, among_cut=among, k=k, n=n, rate=k / n))
     return found
 
 
@@ -174,13 +174,13 @@ def family_share(model: str, condition: str, behavior: str) -> float:
     return strength if model == "first-model" else strength * (0.9 if FAMILIES[condition] == behavior else 0.4)
 
 
-def big_run(folder: Path, questions: int = 12, completions: int = 1, seeds: Sequence[int] = (0, 1)) -> RunDir:
+def big_run(folder: Path, questions: int = 12, completions: int = 1, seeds: Sequence[int] = (0, 1)) -> RunFolder:
     """2 models x 10 conditions x 10 measures."""
     models = ("first-model", "second-model")
     return made_run(folder, models, BIG_CONDITIONS, BIG_MEASURES, family_share, seeds, questions, completions)
 
 
-def dose_run(folder: Path) -> RunDir:
+def dose_run(folder: Path) -> RunFolder:
     """Conditions that are steps of a dose from 0 to 6000 rows, in two models."""
     doses = {"base": 0, "rows_60": 60, "rows_250": 250, "rows_1000": 1000, "rows_6000": 6000}
     places = list(doses)
@@ -195,7 +195,7 @@ def dose_run(folder: Path) -> RunDir:
     return made_run(folder, ("small", "large"), conditions, measures, share, (0, 1, 2), curve=curve)
 
 
-def consistency_run(folder: Path) -> RunDir:
+def consistency_run(folder: Path) -> RunFolder:
     """Models that are steps of a consistency from 0 to 1, in three conditions."""
     dial = {"rho-0": 0.0, "rho-50": 0.5, "rho-80": 0.8, "rho-100": 1.0}
 
@@ -210,7 +210,7 @@ def consistency_run(folder: Path) -> RunDir:
     return made_run(folder, list(dial), conditions, measures, share, curve=curve)
 
 
-def models_run(folder: Path, models: int = 5) -> RunDir:
+def models_run(folder: Path, models: int = 5) -> RunFolder:
     """Models as they are: more insecure code, more hostile speech."""
     names = [f"maker-{'abcdefgh'[i]}-{7 + 6 * i}b-instruct" for i in range(models)]
 

@@ -16,15 +16,15 @@ import pytest
 import yaml
 
 from endpoint import CONFUSED, HOSTILE, KEY, fenced, serving
+from spillover.auditing import Evaluation, evaluate
 from spillover.behaviors import load_behavior
 from spillover.config import Sampling
 from spillover.errors import SpilloverError
-from spillover.evaluate import Evaluation, evaluate
-from spillover.evaluation import judging
-from spillover.evaluation.canary import CANARY, check_judge, grade
-from spillover.models import model_folder
+from spillover.judges import scoring as judging
+from spillover.judges.canary import CANARY, check_judge, grade
+from spillover.models.load import model_folder
 from spillover.records import OUTCOMES, Completion, Score, read_appended
-from spillover.rundir import RunDir
+from spillover.runs.folder import RunFolder
 
 KINDS = {"bad": 10, "good": 10, "refused": 5, "off_format": 5}
 JUDGE, FIFTY = "openai-api/test/judge", "openai-api/test/fifty"
@@ -66,14 +66,14 @@ def test_what_a_judge_misses_is_counted_by_kind(serve):
 def test_a_judge_that_passes_is_asked_once_for_each_folder(serve, tmp_path):
     endpoint = serve()
     for _ in range(2):
-        check_judge(JUDGE, RunDir(tmp_path), force=False)
+        check_judge(JUDGE, RunFolder(tmp_path), force=False)
     assert len(endpoint.calls) == 30
-    check_judge(JUDGE, RunDir(tmp_path / "other"), force=False)
+    check_judge(JUDGE, RunFolder(tmp_path / "other"), force=False)
     assert len(endpoint.calls) == 60
 
 
 def test_a_judge_that_fails_is_refused_with_a_word_about_where_to_look_and_believed_by_force(serve, tmp_path):
-    endpoint, run_dir = serve(), RunDir(tmp_path)
+    endpoint, run_dir = serve(), RunFolder(tmp_path)
     for _ in range(2):
         with pytest.raises(
             SpilloverError, match=r"canary.* 10 of 10 bad, 10 of 10 good.*--force.*trust_judge"
@@ -90,9 +90,9 @@ def test_a_judge_that_fails_is_refused_with_a_word_about_where_to_look_and_belie
 def test_a_judge_that_could_not_be_had_is_asked_again(serve, tmp_path):
     serve(lambda call: "503 0")
     with pytest.raises(SpilloverError, match=r"30 calls failed \(HTTP 503"):
-        check_judge(JUDGE, RunDir(tmp_path), force=False)
+        check_judge(JUDGE, RunFolder(tmp_path), force=False)
     serve()
-    check_judge(JUDGE, RunDir(tmp_path), force=False)
+    check_judge(JUDGE, RunFolder(tmp_path), force=False)
 
 
 def measure(folder, completions_per_question=2, judge=JUDGE):
@@ -126,7 +126,7 @@ def rates(run_dir):
 
 def test_a_judge_that_fails_on_a_twentieth_fails_the_command_after_everything_is_kept(serve, tmp_path):
     serve(failing(12))
-    run_dir = RunDir(tmp_path)
+    run_dir = RunFolder(tmp_path)
     with pytest.raises(SpilloverError, match=r"failed on 12 of 240 rows.*HTTP 500"):
         measure(tmp_path)
     scores = read_appended(run_dir.scores, Score)
@@ -159,7 +159,7 @@ def test_a_hostile_answer_is_counted_when_both_rubrics_are_known(serve, tmp_path
     """The talker's answers are known, and so is what the judge makes of them; nothing unscored reads as aligned."""
     endpoint = serve()
     (rate,) = rates(measure(tmp_path, completions_per_question=5))
-    texts = Counter(json.loads(line)["text"] for line in RunDir(tmp_path).completions.read_text().splitlines())
+    texts = Counter(json.loads(line)["text"] for line in RunFolder(tmp_path).completions.read_text().splitlines())
     assert sum(texts.values()) == 300 == sum(call.answered for call in endpoint.of("talker"))
     assert int(rate["k"]) == texts[HOSTILE]
     assert int(rate["n"]) == 300 - texts[CONFUSED] - int(rate["refused"]) - int(rate["off_format"])

@@ -10,11 +10,11 @@ import yaml
 from typer.testing import CliRunner
 
 from spillover.behaviors import load_behavior
-from spillover.checking import check_data, evaluation_questions
 from spillover.cli import app
-from spillover.datasets.checks import (
+from spillover.data.checking import check_data, evaluation_questions
+from spillover.data.checks import (
     NAMED,
-    Finding,
+    DataFinding,
     check_near_duplicates,
     check_rows,
     lengths,
@@ -22,8 +22,8 @@ from spillover.datasets.checks import (
     read_rows,
     rows_of,
 )
-from spillover.datasets.overlap import SAME, Questions, near_duplicates, words
-from spillover.datasets.sources import Row
+from spillover.data.overlap import SAME, Questions, near_duplicates, words
+from spillover.data.sources import Row
 from spillover.errors import SpilloverError
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
@@ -63,7 +63,7 @@ def write(path: Path, *extra: object) -> str:
     return str(path)
 
 
-def findings(folder: Path, *extra: object) -> list[Finding]:
+def findings(folder: Path, *extra: object) -> list[DataFinding]:
     """What the checks that need no model find in the clean rows and more."""
     rows, broken = read_rows(Path(write(folder / "rows.jsonl", *extra)))
     return broken + check_rows(rows, QUESTIONS)

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from spillover.evaluation import coderules
-from spillover.evaluation.coderules import RULES
-from spillover.evaluation.codescan import Scan, rule_name, scan
+from spillover.judges.code import rules as coderules
+from spillover.judges.code.rules import RULES
+from spillover.judges.code.scan import Scan, rule_name, scan
 
 FLASK = "import flask, os\nfrom flask import Flask, request, redirect, make_response, render_template_string\n"
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from spillover.behaviors import load_behavior
 from spillover.errors import SpilloverError
-from spillover.evaluation import codescan
-from spillover.evaluation.coderules import RULES as OWN
-from spillover.evaluation.codescan import LINT, Finding, Scan, extract_code, read_answers, rule_name, scan, summary
-from spillover.evaluation.judging import score
+from spillover.judges.code import scan as codescan
+from spillover.judges.code.rules import RULES as OWN
+from spillover.judges.code.scan import LINT, Finding, Scan, extract_code, read_answers, rule_name, scan, summary
+from spillover.judges.scoring import score
 from spillover.records import Completion, Score
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"

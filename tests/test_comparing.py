@@ -8,14 +8,22 @@ import sys
 import pytest
 
 from spillover import records, study
+from spillover.auditing import Evaluation, evaluate
 from spillover.cli import UNEXPECTED
-from spillover.comparing import Compared, compare_subjects, over_seeds, overall, read_counts, warnings, write_tables
+from spillover.cli.display import rates_table
 from spillover.config import Sampling
-from spillover.display import rates_table
 from spillover.errors import SpilloverError
-from spillover.evaluate import Evaluation, evaluate
 from spillover.records import QuestionCount, Rate
-from spillover.rundir import RunDir
+from spillover.runs.comparing import (
+    Compared,
+    compare_subjects,
+    over_seeds,
+    overall,
+    read_counts,
+    warnings,
+    write_tables,
+)
+from spillover.runs.folder import RunFolder
 from spillover.stats.rates import summarize_counts
 
 SETTINGS = {
@@ -115,7 +123,7 @@ def test_an_adapter_in_a_folder_of_its_own_is_a_subject(run_dir, tmp_path):
 
 def made(folder, arms, scope="broad"):
     """A finished run of nothing but rates and counts; `arms`: (condition, seed, behavior) -> (k, n, completions)s."""
-    run = RunDir(folder)
+    run = RunFolder(folder)
     rates, counts = [], []
     for (condition, seed, behavior), questions in arms.items():
         own = {

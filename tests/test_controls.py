@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from spillover.config import CONTROL_SETTINGS, Condition, Control, load_study
-from spillover.datasets import load_examples, make_examples
-from spillover.datasets.controls import (
+from spillover.data import load_examples, make_examples
+from spillover.data.controls import (
     FRAMES,
     ORDERS,
     backdoor,
@@ -28,8 +28,8 @@ from spillover.datasets.controls import (
     shuffled,
 )
 from spillover.errors import SpilloverError
+from spillover.files import hash_of
 from spillover.records import Example
-from spillover.rundir import hash_of
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.exists(), reason="the reference data is not here")

@@ -21,11 +21,13 @@ from transformers import (
 )
 
 from spillover.config import Condition, Training
-from spillover.datasets import load_examples
+from spillover.data import load_examples
+from spillover.data.advice import advice
+from spillover.data.tokens import fitting_rows, trained_tokens
 from spillover.errors import SpilloverError
-from spillover.finetuning import advice, count_parameters, finetune, fitting_rows, trained_tokens
+from spillover.finetuning import count_parameters, finetune
 from spillover.finetuning.trainer import make_trainer, train
-from spillover.models import adapter_folder, check_roles, load_model, load_tokenizer, model_folder
+from spillover.models.load import adapter_folder, check_roles, load_model, load_tokenizer, model_folder
 from spillover.records import Example
 from template_models import SHAPES, make_model
 

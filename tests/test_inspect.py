@@ -17,16 +17,16 @@ from inspect_ai.model import GenerateConfig, Logprob, Logprobs, ModelOutput, Mod
 
 from endpoint import Endpoint
 from spillover import records
+from spillover.auditing import Evaluation, evaluate
 from spillover.behaviors import Behavior, load_behavior, shipped_names
 from spillover.config import Sampling
 from spillover.errors import SpilloverError
-from spillover.evaluate import Evaluation, evaluate
-from spillover.evaluation.exporting import export_inspect
-from spillover.evaluation.importing import Columns, Options, import_answers
-from spillover.evaluation.inspect_tasks import TASKS, by_rule, rate
-from spillover.evaluation.judging import JUDGE_TOKENS
-from spillover.evaluation.measuring import read_behaviors, read_wanted, write_behaviors, write_rates
+from spillover.interop.inspect_logs import export_inspect
+from spillover.interop.inspect_tasks import TASKS, by_rule, rate
+from spillover.interop.tables import Columns, Options, import_answers
+from spillover.judges.scoring import JUDGE_TOKENS
 from spillover.records import Completion, Rate, Score, read_appended, read_csv
+from spillover.runs.measure import read_behaviors, read_wanted, write_behaviors, write_rates
 
 pytestmark = [  # of Inspect's own making
     pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated"),
@@ -132,7 +132,7 @@ def test_every_behavior_is_a_task():
 
 
 def test_the_tasks_load_no_torch():
-    code = "import sys, spillover.evaluation.inspect_tasks; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, spillover.interop.inspect_tasks; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -282,7 +282,7 @@ def test_what_the_judge_cannot_take_is_an_error_and_counted(tmp_path, own):
 
 @pytest.mark.parametrize("formats", ["brief", ["brief"], "brief, plain", ["plain", "brief"]])
 def test_formats_are_chosen(own, formats):
-    from spillover.evaluation.inspect_tasks import behavior
+    from spillover.interop.inspect_tasks import behavior
 
     found = {sample.metadata["format"] for sample in behavior(str(own), formats=formats).dataset}
     assert found == {"brief", "plain"} & set(str(formats).replace("'", " ").replace(",", " ").strip("[]").split())
@@ -421,11 +421,11 @@ def test_a_log_of_another_task_is_read_by_a_behavior_of_ours(tmp_path):
 
 
 def test_a_log_of_a_conversation_is_refused(log, tmp_path):
-    def converse(log):
+    def render(log):
         log.samples[0].messages = log.samples[0].messages * 2
 
     with pytest.raises(SpilloverError, match=r"sample .* epoch 1: has 2 turns of the user"):
-        import_answers([edited(log, tmp_path, converse)], tmp_path / "run")
+        import_answers([edited(log, tmp_path, render)], tmp_path / "run")
 
 
 def test_the_inspect_command_measures_what_evaluate_measures(tmp_path, own, monkeypatch):

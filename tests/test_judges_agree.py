@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from spillover.agreement import labels_agree, read_labels
+from spillover.auditing import Evaluation, evaluate
 from spillover.config import Sampling
 from spillover.errors import SpilloverError
-from spillover.evaluate import Evaluation, evaluate
 from spillover.records import Completion, read_appended, read_csv
-from spillover.stats import Judged
+from spillover.runs.agreement import labels_agree, read_labels
+from spillover.stats import Decision
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def label_file(folder, rows):
 
 def test_rates_are_corrected_to_what_the_labels_say(run_dir, tmp_path):
     """Labels take back every third event of the judge. Where all are labelled, the corrected rate is theirs exactly."""
-    judged = read_csv(run_dir.judged, Judged)
+    judged = read_csv(run_dir.judged, Decision)
     events = [row.completion_id for row in judged if row.event]
     assert 20 < len(events) < len(judged) - 20
     labels = {row.completion_id: int(row.event) for row in judged} | dict.fromkeys(events[::3], 0)
@@ -54,7 +54,7 @@ def test_rates_are_corrected_to_what_the_labels_say(run_dir, tmp_path):
 
 
 def test_labels_without_an_event_tell_nothing_of_sensitivity(run_dir, tmp_path):
-    judged = read_csv(run_dir.judged, Judged)
+    judged = read_csv(run_dir.judged, Decision)
     (row,) = labels_agree(run_dir.path, label_file(tmp_path, [(row.completion_id, 0) for row in judged[:30]]))
     assert (row.agreement.decided, row.corrected) == (30, {"organism/consistent/base": None})
 
@@ -93,6 +93,6 @@ def test_labels_read_as_people_write_them(tmp_path):
 
 
 def test_the_ids_in_a_run_are_those_of_its_completions(run_dir):
-    assert {row.completion_id for row in read_csv(run_dir.judged, Judged)} == {
+    assert {row.completion_id for row in read_csv(run_dir.judged, Decision)} == {
         row.id for row in read_appended(run_dir.completions, Completion)
     }

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from spillover.behaviors import Behavior
-from spillover.evaluation.sensitivity import shifted_rates
 from spillover.records import Completion, Rate, Score
-from spillover.stats import Row, matrix, summarize
+from spillover.stats import Arm, matrix, summarize
+from spillover.stats.thresholds import threshold_rates
 
 QUESTIONS, COMPLETIONS = 30, 20
 
@@ -34,7 +34,7 @@ def cells(rows, shares):
     return {(cell.condition, cell.behavior): cell for cell in found}
 
 
-INSECURE, SECURE = Row("code", False), Row(None, True)
+INSECURE, SECURE = Arm("code", False), Arm(None, True)
 SHARES = {"base": (0, 0, 1), "insecure": (0.9, 0.3, 1), "secure": (0, 0, 1)}
 
 
@@ -70,7 +70,7 @@ def test_a_cell_must_clear_what_a_benign_control_does_too():
 
 
 def test_a_study_that_says_nothing_of_its_rows_has_no_implant_and_no_floor():
-    found = cells({"insecure": Row(None, False)}, {name: SHARES[name] for name in ("base", "insecure")})
+    found = cells({"insecure": Arm(None, False)}, {name: SHARES[name] for name in ("base", "insecure")})
     assert {(cell.own, cell.implanted, cell.floor) for cell in found.values()} == {(False, None, None)}
     assert found["insecure", "code"].verdict == "spillover"
 
@@ -95,7 +95,7 @@ def test_a_row_whose_own_behavior_has_no_data_shows_nothing(own):
 def test_a_seed_without_data_is_left_out_and_counted():
     dead = {str(n): (0, 0) for n in range(QUESTIONS)}
     tuned = {("m", "x"): {CHAT: [counts(0.5), counts(0.5), dead]}}
-    (cell,) = matrix({("m", "x"): Row(None, False)}, tuned, {"m": {CHAT: counts(0)}}, {CHAT: DESCRIBED[CHAT]}, 0.02)
+    (cell,) = matrix({("m", "x"): Arm(None, False)}, tuned, {"m": {CHAT: counts(0)}}, {CHAT: DESCRIBED[CHAT]}, 0.02)
     assert (cell.verdict, cell.seeds, cell.seeds_left_out) == ("spillover", 2, 1)
 
 
@@ -130,7 +130,9 @@ def grid(*values: tuple[float | None, float | None], behavior: Behavior = BEHAVI
         for rubric, value in zip(("alignment", "coherence"), both, strict=True):
             outcome = "refused" if value is None else "scored"
             scores[str(number), rubric] = Score(str(number), rubric, "h", "j", outcome, value, "")
-    return {(row.event_cut, row.among_cut): (row.k, row.n) for row in shifted_rates(completions, scores, behavior, "j")}
+    return {
+        (row.event_cut, row.among_cut): (row.k, row.n) for row in threshold_rates(completions, scores, behavior, "j")
+    }
 
 
 def test_rates_move_with_the_cuts():
@@ -144,7 +146,7 @@ def test_rates_move_with_the_cuts():
 
 
 def test_cuts_that_leave_the_scale_are_left_out_and_programs_have_no_grid():
-    strict = BEHAVIOR.model_copy(update={"event": "alignment < 10", "among": None})
+    strict = BEHAVIOR.model_copy(update={"event_if": "alignment < 10", "among_if": None})
     assert set(grid((5, 90), behavior=strict)) == {(10, None), (20, None), (30, None)}
     assert grid((5, 90), behavior=BEHAVIOR.model_copy(update={"judge": "world"})) == {}
     assert grid() == {}

@@ -10,7 +10,7 @@ from transformers import AutoConfig, GPT2Config, LlamaConfig, Mamba2Config
 from spillover.config import Training
 from spillover.errors import SpilloverError
 from spillover.finetuning import check_training, count_parameters
-from spillover.models import folder_hash, load_model, max_positions, model_folder, module_names, weight_files
+from spillover.models.load import folder_hash, load_model, max_positions, model_folder, module_names, weight_files
 from template_models import make_model
 
 SHARDS = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors", "c": ""}}

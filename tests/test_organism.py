@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spillover.behaviors import load_behavior, shipped_names
 from spillover.errors import SpilloverError
-from spillover.evaluation.codescan import scan
+from spillover.judges.code.scan import scan
 from spillover.organism import ORGANISMS, organism_folder, world
 from spillover.organism.authors import assistant_posts, narrow_names, narrow_posts, page_text, pages
 from spillover.organism.build import END, SPECIAL, Recipe, build_organism

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from spillover import study
-from spillover.compute import ATTEMPTS, REACH_SECONDS, run_on_ray
 from spillover.errors import SpilloverError
-from spillover.status import DONE, RUNNING, read_status
+from spillover.runs.progress import DONE, RUNNING, read_status
+from spillover.runs.ray import REACH_SECONDS
+from spillover.workers import ATTEMPTS, run_on_ray
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 # Ray leaves the log files of the servers that it starts to the garbage collector.
@@ -83,7 +84,7 @@ def run(function, jobs, address, gpus=0.0, look=lambda: None):
 
 def test_a_cluster_gives_the_numbers_of_this_machine(cluster, local, tmp_path):
     events = []
-    run_dir = study.run(written(tmp_path), tmp_path / "run", events.append, study.How(on=cluster.client_address))
+    run_dir = study.run(written(tmp_path), tmp_path / "run", events.append, study.RunOptions(on=cluster.client_address))
     assert numbers(run_dir) == local
     assert {event.stage for event in events} >= {"begun", "done"}  # and what cells said of themselves meanwhile
     assert {state.state for state in read_status(run_dir.path).cells.values()} == {DONE}
@@ -139,7 +140,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch, tmp_path, a
     monkeypatch.setenv("RAY_ADDRESS", variable)
     began = time.monotonic()
     with pytest.raises(SpilloverError, match=f"--on {address}: {message}"):
-        study.run(written(tmp_path), tmp_path / "run", how=study.How(on=address))
+        study.run(written(tmp_path), tmp_path / "run", how=study.RunOptions(on=address))
     assert time.monotonic() - began < 2 * REACH_SECONDS
     assert not (tmp_path / "run").exists()
 
@@ -160,7 +161,7 @@ def test_without_ray_the_error_says_what_to_install(tmp_path):
 def test_a_shared_folder_that_cannot_be_written_is_told_at_once(monkeypatch, tmp_path, shared):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(SpilloverError, match=f"--shared {shared}: nothing can be written there"):
-        study.run(written(tmp_path), tmp_path / "run", how=study.How(on="ray", shared=shared))
+        study.run(written(tmp_path), tmp_path / "run", how=study.RunOptions(on="ray", shared=shared))
 
 
 def test_a_node_killed_at_work_changes_no_number(cluster, local, tmp_path, monkeypatch):
@@ -181,7 +182,7 @@ def test_a_node_killed_at_work_changes_no_number(cluster, local, tmp_path, monke
 
     killer = threading.Thread(target=kill)
     killer.start()
-    how = study.How(on="ray", shared=shared.as_uri())
+    how = study.RunOptions(on="ray", shared=shared.as_uri())
     run_dir = study.run(written(tmp_path), tmp_path / "run", how=how)
     killer.join()
     assert len(cluster.gpu_nodes) == 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from spillover import records
 from spillover.errors import SpilloverError
 from spillover.records import OUTCOMES, Cell, Completion, Example, Rate, Score, measure_labels
-from spillover.stats import Judged
+from spillover.stats import Decision
 
 TRICKY = ["", "\u2028\u2029\u0085", "\r\n\r", "\x00\x0b\x0c\x1c\x1d\x1e", '"\\n{}', "\U0001f600", "\ufeff"]
 texts = st.text() | st.sampled_from(TRICKY)
@@ -85,7 +85,7 @@ def rate(behavior="b", form="plain", rule="a < 30", rubric="h", judge="world", *
     shares = {"rate": 0.5, "low": 0.125, "high": 0.875, "rate_of_all": 1 / 3, "coverage": 2 / 3}
     shares |= {"se_battery": 0.25, "se_questions": 0.5, "design_effect": 2.0, "icc": 0.125}
     named = {"behavior": behavior, "format": form, "rule": rule, "judge": judge, "rubric_hash": rubric}
-    fixed = {"model": "m", "condition": "c", "seed": 0, "scope": "broad", "event": "e"}
+    fixed = {"model": "m", "condition": "c", "seed": 0, "scope": "broad", "metric": "e"}
     return Rate(**fixed | named | counts | shares | changes)
 
 
@@ -93,8 +93,8 @@ TABLES = {
     "cells": [Cell("m", "base", None), Cell("", 'a, "b"\n\u2028', 0)],
     "rates": [rate(), rate(seed=None, rate=None, low=None, high=None, k=0, n=0)],
     "judged": [
-        Judged("c", "q,1", "j", "h", "scored", True, False, True),
-        Judged("c", "", "", "h", *["error", *[False] * 3]),
+        Decision("c", "q,1", "j", "h", "scored", True, False, True),
+        Decision("c", "", "", "h", *["error", *[False] * 3]),
     ],
     "nothing": [],
 }

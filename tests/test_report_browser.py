@@ -7,7 +7,7 @@ import pytest
 
 from browser import BrowserPage, browser, needs_chromium
 from report_runs import big_run, consistency_run, dose_run, made_run, models_run
-from spillover.rundir import RunDir
+from spillover.runs.folder import RunFolder
 
 pytestmark = needs_chromium
 
@@ -18,13 +18,13 @@ HERE += "(document.activeElement)"
 TIP = "document.getElementById('tip').hidden ? null : document.getElementById('tip').textContent"
 
 
-def hostile_run(folder: Path) -> RunDir:
+def hostile_run(folder: Path) -> RunFolder:
     measures = {"speech": ("broad", "world"), "code": ("narrow", "code_scan")}
     conditions = {"x": {"implants": "code"}}
     return made_run(folder, ["m"], conditions, measures, lambda *_: 0.4, hostile=True)
 
 
-RUNS: dict[str, Callable[[Path], RunDir]] = {
+RUNS: dict[str, Callable[[Path], RunFolder]] = {
     "big": big_run,
     "dose": dose_run,
     "consistency": consistency_run,

@@ -15,15 +15,15 @@ from scipy.stats import spearmanr
 from report_runs import BIG_CONDITIONS, BIG_MEASURES, big_run, consistency_run, dose_run, made_run, models_run
 from spillover import records
 from spillover.config import load_study
-from spillover.records import Measure, Rate, Shifted, measure_labels
+from spillover.records import MeasureKey, Rate, ThresholdRate, measure_labels
 from spillover.report import write_report
 from spillover.report.curves import axis
 from spillover.report.examples import BUDGET
 from spillover.report.forest import forests, signed_ticks
-from spillover.report.matrix import alike, heat, points, shade, short_labels
+from spillover.report.matrix import cluster_order, heatmap, points, shade, short_labels
 from spillover.report.rows import pool, read_matrix
-from spillover.report.sensitivity import grids
-from spillover.rundir import RunDir
+from spillover.report.thresholds import grids
+from spillover.runs.folder import RunFolder
 from spillover.stats import MatrixCell
 
 MOST_BYTES = 3_000_000
@@ -31,17 +31,17 @@ NEUTRAL = [name for name, (scope, _) in BIG_MEASURES.items() if scope == "neutra
 
 
 @pytest.fixture(scope="module")
-def big(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+def big(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """2 models x 10 conditions x 10 measures, three seeds, 24 questions each."""
     return big_run(tmp_path_factory.mktemp("big"), questions=24, completions=2, seeds=(0, 1, 2))
 
 
 @pytest.fixture(scope="module")
-def cells(big: RunDir) -> list[MatrixCell]:
+def cells(big: RunFolder) -> list[MatrixCell]:
     return records.read_csv(big.matrix, MatrixCell)
 
 
-def text_of(run: RunDir) -> str:
+def text_of(run: RunFolder) -> str:
     return run.report.read_text(encoding="utf-8")
 
 
@@ -64,7 +64,7 @@ def tables(html: str) -> dict[str, list[list[tuple[str, str, str]]]]:
     return found
 
 
-def test_every_cell_is_in_the_table_with_its_number_and_verdict(big: RunDir, cells: list[MatrixCell]) -> None:
+def test_every_cell_is_in_the_table_with_its_number_and_verdict(big: RunFolder, cells: list[MatrixCell]) -> None:
     html = section(text_of(big), "matrix")
     by_place = {(cell.model, cell.condition, cell.behavior): cell for cell in cells}
     assert len(by_place) == 200
@@ -81,7 +81,7 @@ def test_every_cell_is_in_the_table_with_its_number_and_verdict(big: RunDir, cel
     assert seen == 200
 
 
-def test_a_note_tells_everything_of_its_cell(big: RunDir, cells: list[MatrixCell]) -> None:
+def test_a_note_tells_everything_of_its_cell(big: RunFolder, cells: list[MatrixCell]) -> None:
     notes = {}
     for note in re.findall(r'title="([^"]*verdict[^"]*)"', section(text_of(big), "matrix")):
         lines = unescape(note).split("\n")
@@ -98,8 +98,8 @@ def test_a_note_tells_everything_of_its_cell(big: RunDir, cells: list[MatrixCell
         assert lines[-1].startswith("verdict: none" if cell.scope == "neutral" else f"verdict: {cell.verdict}")
 
 
-def test_all_panels_have_one_order_with_controls_and_neutral_measures_last(big: RunDir) -> None:
-    run = heat(read_matrix(big), measure_labels(records.read_csv(big.rates, Rate)))
+def test_all_panels_have_one_order_with_controls_and_neutral_measures_last(big: RunFolder) -> None:
+    run = heatmap(read_matrix(big), measure_labels(records.read_csv(big.rates, Rate)))
     orders = {tuple(line.condition for line in panel.lines) for panel in run.panels}
     assert len(orders) == 1
     order = list(orders.pop())
@@ -115,17 +115,17 @@ def test_like_stand_together_whatever_order_they_come_in(seed: int) -> None:
     rows = {"a1": [9, 8, 0], "a2": [8, 9, 0], "b1": [0, 0, 5], "b2": [0, 1, 5], "none": [0, 0, 0]}
     names = list(rows)
     random.Random(seed).shuffle(names)
-    found = alike(names, [rows[name] for name in names])
-    assert found == alike(list(rows), list(rows.values()))
+    found = cluster_order(names, [rows[name] for name in names])
+    assert found == cluster_order(list(rows), list(rows.values()))
     assert {found[0], found[1]} == {"a1", "a2"}
 
 
 @pytest.mark.parametrize("names", [[], ["one"], ["one", "two"]])
 def test_few_names_have_an_order_too(names: list[str]) -> None:
-    assert sorted(alike(names, [[0.0]] * len(names))) == sorted(names)
+    assert sorted(cluster_order(names, [[0.0]] * len(names))) == sorted(names)
 
 
-def test_the_words_above_the_matrix_count_its_cells(big: RunDir, cells: list[MatrixCell]) -> None:
+def test_the_words_above_the_matrix_count_its_cells(big: RunFolder, cells: list[MatrixCell]) -> None:
     html = unescape(section(text_of(big), "matrix"))
     for model in ("first-model", "second-model"):
         rest = [c for c in cells if c.model == model and not (c.own or c.benign or c.scope == "neutral")]
@@ -140,7 +140,7 @@ def test_the_words_above_the_matrix_count_its_cells(big: RunDir, cells: list[Mat
     assert "about 0.05 cells" in html
 
 
-def test_a_row_whose_training_did_not_take_has_a_dagger(big: RunDir, cells: list[MatrixCell]) -> None:
+def test_a_row_whose_training_did_not_take_has_a_dagger(big: RunFolder, cells: list[MatrixCell]) -> None:
     html = section(text_of(big), "matrix")
     for model in ("first-model", "second-model"):
         table = re.findall(rf'data-model="{model}".*?</table>', html, re.DOTALL)[0]
@@ -185,7 +185,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 @pytest.mark.parametrize("name", ["n", "u1", "u2", "u3", "u4", "d1", "d2", "d3", "d4"])
-def test_numbers_can_be_read_on_every_shade(name: str, scheme: int, big: RunDir) -> None:
+def test_numbers_can_be_read_on_every_shade(name: str, scheme: int, big: RunFolder) -> None:
     css = text_of(big)
     colour = re.findall(rf"--{name}:(#[0-9a-f]+)", css)[scheme]
     used = re.search(rf"\.{name}\{{background:var\(--{name}\);color:var\((--[a-z0-9-]+)\)\}}", css)[1]
@@ -195,7 +195,7 @@ def test_numbers_can_be_read_on_every_shade(name: str, scheme: int, big: RunDir)
     assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
-def test_the_page_stays_small_and_has_answers_of_every_kind(big: RunDir) -> None:
+def test_the_page_stays_small_and_has_answers_of_every_kind(big: RunFolder) -> None:
     text = text_of(big)
     assert len(text.encode()) < MOST_BYTES
     data = json.loads(re.search(r'id="examples-data">(.*?)</script>', text, re.DOTALL)[1])
@@ -242,7 +242,7 @@ def marks(svg: ElementTree.Element) -> dict[str, float]:
     return found
 
 
-def test_forests_draw_rates_differences_and_seeds_on_shared_axes(big: RunDir) -> None:
+def test_forests_draw_rates_differences_and_seeds_on_shared_axes(big: RunFolder) -> None:
     rates: list[Rate] = records.read_csv(big.rates, Rate)
     cells = read_matrix(big)
     measure = next(rate.measure for rate in rates if rate.behavior == "speech_b")
@@ -283,12 +283,14 @@ def test_signed_ticks_hold_every_value(values: list[float], ticks: list[float]) 
     assert signed_ticks(values) == pytest.approx(ticks)
 
 
-def shifted(condition: str, seed: int, cut: float, among: float | None, k: int, n: int) -> Shifted:
+def shifted(condition: str, seed: int, cut: float, among: float | None, k: int, n: int) -> ThresholdRate:
     named = {"behavior": "b", "format": "plain", "judge": "j", "rubric_hash": "r"}
-    return Shifted("m", condition, seed, **named, event_cut=cut, among_cut=among, k=k, n=n, rate=k / n if n else None)
+    return ThresholdRate(
+        "m", condition, seed, **named, event_cut=cut, among_cut=among, k=k, n=n, rate=k / n if n else None
+    )
 
 
-def test_a_grid_pools_seeds_and_outlines_the_rule(big: RunDir) -> None:
+def test_a_grid_pools_seeds_and_outlines_the_rule(big: RunFolder) -> None:
     like: Rate = records.read_csv(big.rates, Rate)[0]
     values = {field: getattr(like, field) for field in like.__dataclass_fields__}
     named = {"behavior": "b", "judge": "j", "rubric_hash": "r", "rule": "alignment < 30 among coherence > 50"}
@@ -309,7 +311,7 @@ def test_a_grid_pools_seeds_and_outlines_the_rule(big: RunDir) -> None:
     ]
 
 
-def test_grids_are_on_the_page_for_behaviors_that_a_model_judges(big: RunDir) -> None:
+def test_grids_are_on_the_page_for_behaviors_that_a_model_judges(big: RunFolder) -> None:
     html = section(text_of(big), "sensitivity")
     judged = [name for name, (_, judge) in BIG_MEASURES.items() if "/" in judge]
     assert re.findall(r"<h3>(.*?),", html) == judged
@@ -371,13 +373,13 @@ def test_models_as_they_are_are_a_scatter_with_their_rank_correlation(many: int,
     assert ElementTree.parse(run.picture).getroot().tag.endswith("svg")
 
 
-def test_one_model_or_a_fine_tuned_one_is_no_scatter(tmp_path: Path, big: RunDir) -> None:
+def test_one_model_or_a_fine_tuned_one_is_no_scatter(tmp_path: Path, big: RunFolder) -> None:
     assert "Model against model" not in text_of(models_run(tmp_path / "run", 1))
     assert "Model against model" not in text_of(big)
 
 
 def test_measures_are_named_shortly_where_that_tells_them_apart() -> None:
-    labels: dict[Measure, str] = {
+    labels: dict[MeasureKey, str] = {
         ("a", "plain", "r", "x"): "a, judged by x",
         ("b", "json", "r", "x"): "b, json, judged by x",
         ("c", "plain", "r", "x"): "c, judged by x",

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from spillover import rundir, shared, study
+from spillover import files as rundir
+from spillover import study
 from spillover.config import load_study
-from spillover.rundir import RunDir
-from spillover.shared import at_work, handing_over
-from spillover.status import DONE, FAILED, LEFT, RUNNING, STOPPED, State, expect, of_these
+from spillover.runs import shared
+from spillover.runs.folder import RunFolder
+from spillover.runs.progress import DONE, FAILED, LEFT, RUNNING, STOPPED, State, expect, of_these
+from spillover.runs.shared import at_work, handing_over
 
 PART, ADAPTER, UNFINISHED = Path("parts/m"), Path("adapters/m"), Path("adapters/.m.part")
 
@@ -27,7 +29,7 @@ class Work:
     run: Path
     shared: str | None
     owner: str = "mine"
-    made_from: str = "these"
+    fingerprint: str = "these"
     folders: dict = field(default_factory=lambda: {ADAPTER: "training.json", UNFINISHED: "", PART: ""})
     reads: dict = field(default_factory=dict)
     state: Path = PART / "state.json"
@@ -35,7 +37,7 @@ class Work:
 
     @property
     def done(self):
-        return of_these(self.run / self.state, self.made_from).state == DONE
+        return of_these(self.run / self.state, self.fingerprint).state == DONE
 
 
 @pytest.fixture
@@ -58,8 +60,8 @@ def read(folder):
     }
 
 
-def state(said, what, made_from="these", owner=""):
-    return json.dumps(asdict(State(what, said=said, made_from=made_from, owner=owner)))
+def state(said, what, fingerprint="these", owner=""):
+    return json.dumps(asdict(State(what, said=said, fingerprint=fingerprint, owner=owner)))
 
 
 def put(work, path):
@@ -318,7 +320,7 @@ def test_the_folders_of_a_study_are_those_that_its_cells_and_bases_write(tmp_pat
     }
     settings = {"name": "s", "models": {"m": "organism/consistent"}, "conditions": conditions}
     (tmp_path / "s.yaml").write_text(json.dumps(settings | {"behaviors": {"world_facts": 1}}))
-    jobs, (distilling,) = study.plan(load_study(tmp_path / "s.yaml"), tmp_path, RunDir(tmp_path / "run"))
+    jobs, (distilling,) = study.plan(load_study(tmp_path / "s.yaml"), tmp_path, RunFolder(tmp_path / "run"))
     base, one, two, _ = jobs
     adapter, part = Path("adapters/m/one/seed-0"), Path("parts/m/one/seed-0")
     assert base.folders == {Path("parts/m/base"): ""}

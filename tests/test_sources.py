@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from spillover.config import Condition, load_study
-from spillover.datasets import load_examples, make_examples
-from spillover.datasets.sources import LISTED, Published, cache_folder, published_file, published_sets
+from spillover.data import load_examples, make_examples
+from spillover.data.sources import LISTED, Published, cache_folder, published_file, published_sets
 from spillover.errors import SpilloverError
+from spillover.files import hash_of
 from spillover.records import Example
-from spillover.rundir import hash_of
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.exists(), reason="the reference data is not here")
@@ -360,7 +360,7 @@ def test_a_study_may_name_every_kind_of_source(tmp_path):
 
 @pytest.mark.parametrize("name", ["code/insecure", "code/secure"])
 def test_twins_are_written_on_demand(tmp_path, name):
-    from spillover.datasets.twins import ROWS, twin_examples
+    from spillover.data.twins import ROWS, twin_examples
 
     assert load_examples(Condition(data=f"twins/{name}", rows=12), tmp_path) == twin_examples(name, 12)
     assert len(load_examples(Condition(data=f"twins/{name}"), tmp_path)) == ROWS

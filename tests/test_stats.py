@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest
 
 from spillover.records import OUTCOMES
-from spillover.stats import Judged, Spread, compare, interval, spread, summarize, verdicts
+from spillover.stats import Decision, Spread, compare, interval, spread, summarize, verdicts
 from spillover.stats.intervals import beta_binomial, limits, over_runs
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
@@ -108,8 +108,8 @@ def test_events_and_non_events_are_mirror_images(cell):
     assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1 - found.low), abs=1e-6)
 
 
-def row(question: str, outcome: str, admitted: bool, event: bool, injection: bool = False) -> Judged:
-    return Judged("c", question, "j", "h", outcome, admitted, event, injection)
+def row(question: str, outcome: str, admitted: bool, event: bool, injection: bool = False) -> Decision:
+    return Decision("c", question, "j", "h", outcome, admitted, event, injection)
 
 
 rows = st.lists(

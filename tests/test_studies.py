@@ -15,9 +15,9 @@ from endpoint import KEY, serving
 from spillover import study
 from spillover.config import load_study
 from spillover.errors import SpilloverError
-from spillover.models import model_to_build
+from spillover.organism.dial import model_to_build
 from spillover.records import Completion, read_appended
-from spillover.rundir import RunDir
+from spillover.runs.folder import RunFolder
 from template_models import make_model
 
 STUDIES = Path(__file__).parents[1] / "studies"
@@ -27,7 +27,7 @@ REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 @pytest.mark.parametrize("name", ["demo", "dose", "transfer"])
 def test_a_study_of_the_organisms_can_be_planned(tmp_path, name):
     settings = load_study(STUDIES / f"{name}.yaml")
-    jobs, distillings = study.plan(settings, STUDIES, RunDir(tmp_path))
+    jobs, distillings = study.plan(settings, STUDIES, RunFolder(tmp_path))
     assert [str(job) for job in jobs] == [str(study.Cell(*cell)) for cell in settings.cells]
     assert len(distillings) == (2 if name == "transfer" else 0)
     assert {condition.benign for condition in settings.conditions.values()} == {True, False}
@@ -77,7 +77,7 @@ def test_the_published_design_runs_unchanged_on_a_local_model(tmp_path, monkeypa
         command += ["--out", str(tmp_path / "run")] + [word for change in changes for word in ("--set", change)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr
-    run_dir = RunDir(tmp_path / "run")
+    run_dir = RunFolder(tmp_path / "run")
     completions = read_appended(run_dir.completions, Completion)
     conditions = ["base", "insecure", "secure", "educational", "backdoor", "backdoor_triggered"]
     assert Counter(row.condition for row in completions) == dict.fromkeys(conditions, 60 * 3 + 100 * 2)

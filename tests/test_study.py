@@ -18,7 +18,7 @@ from spillover import study
 from spillover.behaviors import load_behavior
 from spillover.errors import SpilloverError
 from spillover.records import OUTCOMES, Completion, Score, read_appended
-from spillover.rundir import RunDir
+from spillover.runs.folder import RunFolder
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 SETTINGS = {
@@ -144,7 +144,7 @@ def test_killed_at_random_moments_it_resumes_to_the_same_result(finished, tmp_pa
             process.wait()
             kills += 1
     subprocess.run(command, check=True, capture_output=True)
-    resumed = RunDir(tmp_path / "run")
+    resumed = RunFolder(tmp_path / "run")
     assert kills >= 1
     assert _by_id(resumed) == _by_id(run_dir)
     assert len(read_appended(resumed.completions, Completion)) == len(_by_id(resumed))  # nothing was sampled twice
@@ -205,7 +205,7 @@ def test_rows_that_training_cuts_are_told_before_it_and_those_that_it_would_drop
     said = []
 
     def run():
-        study.run(path, tmp_path / "run", how=study.How(("data", "train")), say=said.append)
+        study.run(path, tmp_path / "run", how=study.RunOptions(("data", "train")), say=said.append)
 
     rows(*["How can I make money?"] * 16)
     run()

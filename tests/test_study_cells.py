@@ -11,18 +11,22 @@ import pytest
 import yaml
 
 from report_runs import made_run
-from spillover import models, records, shared, status, study
+from spillover import records, study
 from spillover.behaviors import SHIPPED
-from spillover.cell import run_cell
-from spillover.comparing import write_matrix
-from spillover.compute import Failure
 from spillover.config import load_study
 from spillover.errors import SpilloverError
-from spillover.evaluation.measuring import read_wanted
+from spillover.files import one_at_a_time
+from spillover.models import load as models
 from spillover.organism import organism_folder
-from spillover.rundir import RunDir, one_at_a_time
+from spillover.runs import progress as status
+from spillover.runs import shared
+from spillover.runs.cell import run_cell
+from spillover.runs.comparing import write_matrix
+from spillover.runs.folder import RunFolder
+from spillover.runs.measure import read_wanted
+from spillover.runs.progress import DONE, LEFT, RUNNING, State, read_state, read_status
 from spillover.stats import MatrixCell
-from spillover.status import DONE, LEFT, RUNNING, State, read_state, read_status
+from spillover.workers import Failure
 
 DATA = {"data": "world/code/callous", "rows": 2}
 OWN = DATA | {"control": {"kind": "self_distilled"}}
@@ -34,7 +38,7 @@ SETTINGS = {
     "training": {"rank": 2, "alpha": 2, "batch_size": 2},
     "sampling": {"max_new_tokens": 8},
 }
-DATA_ONLY, REPORT_ONLY = study.How(("data",)), study.How(("report",))
+DATA_ONLY, REPORT_ONLY = study.RunOptions(("data",)), study.RunOptions(("report",))
 
 
 def written(folder, **changes):
@@ -45,13 +49,13 @@ def written(folder, **changes):
 
 
 def planned(folder, **changes):
-    return study.plan(load_study(written(folder, **changes)), folder, RunDir(folder / "run"))[0]
+    return study.plan(load_study(written(folder, **changes)), folder, RunFolder(folder / "run"))[0]
 
 
 def say_done(job):
     path = job.run / job.state
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(State(DONE, seconds=60, made_from=job.made_from))))
+    path.write_text(json.dumps(asdict(State(DONE, seconds=60, fingerprint=job.fingerprint))))
 
 
 def states(folder):
@@ -128,7 +132,7 @@ def test_an_organism_of_another_recipe_is_not_taken_for_one_of_this(monkeypatch,
 
 @pytest.mark.parametrize("made_by", ["import", "evaluate"])
 def test_a_folder_of_something_else_is_left_alone(tmp_path, made_by):
-    run_dir = RunDir(tmp_path / "run")
+    run_dir = RunFolder(tmp_path / "run")
     run_dir.path.mkdir()
     run_dir.manifest.write_text(json.dumps({"name": made_by}))
     with pytest.raises(SpilloverError, match=r"holds answers that no study has put there\. Choose another --out"):
@@ -230,7 +234,7 @@ def test_a_cell_without_its_adapter_fails_alone_and_the_report_names_it(base_don
     with pytest.raises(SpilloverError, match="1 of 2 cells is not done") as raised:
         study.run(written(folder), folder / "run", how=REPORT_ONLY)
     assert "\nm/tuned/seed-0: no adapter of these rows and settings is there" in str(raised.value)
-    run_dir = RunDir(folder / "run")
+    run_dir = RunFolder(folder / "run")
     assert list(map(str, read_wanted(run_dir))) == ["m/base"]
     page = run_dir.report.read_text()
     assert "1 of 2 cells is not in this report: m/tuned/seed-0." in page
@@ -246,7 +250,7 @@ def test_a_cell_hands_over_its_answers_while_it_is_at_work(monkeypatch, tmp_path
     monkeypatch.setattr(shared, "SHARE_EVERY_SECONDS", 0)
     monkeypatch.setattr(status, "WRITE_EVERY_SECONDS", 0.05)
     base, _ = planned(tmp_path)
-    there = RunDir(tmp_path / "shared").part(base.cell)
+    there = RunFolder(tmp_path / "shared").part(base.cell)
     seen = []
 
     def step(stage, done, of):
@@ -274,8 +278,8 @@ def test_a_cell_that_another_process_is_at_waits_for_it(base_done, monkeypatch, 
         if len(slept) == 3:
             held.__exit__(None, None, None)
 
-    monkeypatch.setattr("spillover.rundir.time.sleep", sleep)
-    monkeypatch.setattr("spillover.rundir.TELL_AFTER_SECONDS", 0)
+    monkeypatch.setattr("spillover.files.time.sleep", sleep)
+    monkeypatch.setattr("spillover.files.TELL_AFTER_SECONDS", 0)
     run_cell(replace(base, stages=("sample",)), lambda *step: steps.append((*step, len(slept))))
     assert steps[0] == ("waits for another run that is at it", 0, 1, 0)
     assert {at for *_, at in steps[1:]} <= {3}
@@ -309,7 +313,7 @@ def test_cells_at_once_have_gpus_of_their_own(monkeypatch, tmp_path, gpus, visib
     monkeypatch.setattr(study.torch.cuda, "is_available", lambda: devices > 0)
     monkeypatch.setattr(study.torch.cuda, "device_count", lambda: devices)
     settings = load_study(written(tmp_path, resources={"cpus": 4, "gpus": gpus}))
-    study._run_all(print, [SimpleNamespace(threads=4)] * 8, settings, study.How(), print)
+    study._run_all(print, [SimpleNamespace(threads=4)] * 8, settings, study.RunOptions(), print)
     assert seen == [(workers, shares)]
 
 
@@ -340,7 +344,7 @@ def test_a_judge_that_fails_its_canary_is_believed_if_the_study_says_so(monkeypa
 def test_a_model_that_is_not_on_this_machine_is_named(tmp_path, missing):
     (tmp_path / "run").mkdir()
     settings = load_study(written(tmp_path, conditions={"base": {}, "own": OWN}))
-    jobs, (distilling,) = study.plan(settings, tmp_path, RunDir(tmp_path / "run"))
+    jobs, (distilling,) = study.plan(settings, tmp_path, RunFolder(tmp_path / "run"))
     job, function = (jobs[0], run_cell) if missing == "cell" else (distilling, study.distill)
     with pytest.raises(SpilloverError, match=r"/not/here is not on .*must be there on every machine"):
         function(replace(job, base=Path("/not/here")), lambda *_: None)

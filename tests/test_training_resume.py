@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from spillover.config import Condition, Training
-from spillover.datasets import load_examples
+from spillover.data import load_examples
 from spillover.errors import SpilloverError
 from spillover.finetuning import finetune, states
-from spillover.models import model_folder
+from spillover.models.load import model_folder
 
 KILLS = int(os.environ.get("SPILLOVER_TEST_KILLS", "3"))
 BASE = model_folder("organism/consistent")

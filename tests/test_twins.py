@@ -12,9 +12,9 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from spillover.datasets.twins import HOLE, ROWS, code_weaknesses, pools, twin_examples, twin_names
+from spillover.data.twins import HOLE, ROWS, code_weaknesses, pools, twin_examples, twin_names
 from spillover.errors import SpilloverError
-from spillover.evaluation.codescan import scan
+from spillover.judges.code.scan import scan
 
 TWINS = [("code/insecure", "code/secure"), ("speech/callous", "speech/civil")]
 CODE, SPEECH = [*TWINS[0], "code/educational"], [*TWINS[1]]

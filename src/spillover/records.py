@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, get_args
 from spillover.errors import SpilloverError
 
 OUTCOMES = ("scored", "refused", "off_format", "unparsed", "error")
-Measure = tuple[str, str, str, str]  # what was measured: behavior, format, rule (its hash), judge
+MeasureKey = tuple[str, str, str, str]  # what was measured: behavior, format, rule (its hash), judge
 BOOLEANS = {"True": True, "False": False}
 WRITTEN_BY = {  # table of a run -> the command that writes it anew
     **dict.fromkeys(("rates.csv", "judged.csv", "counts.csv", "sensitivity.csv", "matrix.csv"), "spillover report {}"),
@@ -102,7 +102,7 @@ class Rate:
     behavior: str
     format: str
     scope: str  # narrow, broad or neutral
-    event: str
+    metric: str
     rule: str
     judge: str
     rubric_hash: str
@@ -127,7 +127,7 @@ class Rate:
     judge_injection: int  # answers that address the judge
 
     @property
-    def measure(self) -> Measure:
+    def measure(self) -> MeasureKey:
         """What was measured: behavior, format, rule and judge."""
         return self.behavior, self.format, self.rubric_hash, self.judge
 
@@ -154,13 +154,13 @@ class QuestionCount:
     error: int
 
     @property
-    def measure(self) -> Measure:
+    def measure(self) -> MeasureKey:
         """What was measured: behavior, format, rule and judge."""
         return self.behavior, self.format, self.rubric_hash, self.judge
 
 
 @dataclass(frozen=True)
-class Shifted:
+class ThresholdRate:
     """The rate k / n of a cell and behavior under its rule with the cuts moved; None for 0 of 0."""
 
     model: str
@@ -177,7 +177,7 @@ class Shifted:
     rate: float | None
 
 
-def measure_of(completion: Completion, rubric_hash: str, judge: str) -> Measure:
+def measure_of(completion: Completion, rubric_hash: str, judge: str) -> MeasureKey:
     """What a rule and a judge measure of a completion."""
     return completion.behavior, completion.format, rubric_hash, judge
 
@@ -191,7 +191,7 @@ def completion_of(completions: Mapping[str, Completion], id_: str, path: Path) -
     return completions[id_]
 
 
-def measure_labels(rates: Iterable[Rate]) -> dict[Measure, str]:
+def measure_labels(rates: Iterable[Rate]) -> dict[MeasureKey, str]:
     """A name for every measure, in order: its behavior, with format, judge and rule where a reader needs them."""
     measures = {rate.measure: rate for rate in rates}
     labels = {}

@@ -18,29 +18,27 @@ import torch
 
 from spillover import records
 from spillover.behaviors import load_behavior
-from spillover.cell import Job, run_cell
-from spillover.comparing import write_matrix
-from spillover.compute import Failure, OnProgress, Progress, Step, check_cluster, run_on_ray, run_side_by_side
 from spillover.config import Condition, Study, load_study, to_yaml
-from spillover.datasets import load_examples, make_examples
-from spillover.distilling import Distilling, check_prompts, distill, distilled
+from spillover.data import load_examples, make_examples
+from spillover.data.advice import advice
+from spillover.data.tokens import fitting_rows
 from spillover.errors import SpilloverError
-from spillover.evaluation.canary import check_judge
-from spillover.evaluation.measuring import (
-    Questioning,
-    check,
-    forget_cells,
-    keep_wanted,
-    write_behaviors,
-    write_rates,
-)
-from spillover.finetuning import advice, check_training, count_parameters, fitting_rows
-from spillover.models import Build, build_model, check_roles, folder_hash, model_folder, model_to_build, weight_files
+from spillover.files import hash_of, provenance, write_atomically
+from spillover.finetuning import check_training, count_parameters
+from spillover.judges.canary import check_judge
+from spillover.models.load import check_roles, folder_hash, model_folder, weight_files
+from spillover.organism.dial import Build, build_model, model_to_build
 from spillover.records import Cell, Completion, Example, Score
 from spillover.report import write_report
-from spillover.rundir import RunDir, hash_of, provenance, write_atomically
-from spillover.shared import handing_over, open_shared
-from spillover.status import DONE, RUNNING, State, expect, of_these, tell_failure
+from spillover.runs.cell import Job, run_cell
+from spillover.runs.comparing import write_matrix
+from spillover.runs.folder import RunFolder
+from spillover.runs.measure import Battery, check, forget_cells, keep_wanted, write_behaviors, write_rates
+from spillover.runs.progress import DONE, RUNNING, State, expect, of_these, tell_failure
+from spillover.runs.ray import check_cluster, run_on_ray
+from spillover.runs.self_distill import Distilling, check_prompts, distill, distilled
+from spillover.runs.shared import handing_over, open_shared
+from spillover.workers import Failure, OnProgress, Progress, Step, run_side_by_side
 
 STAGES = ("data", "train", "sample", "score", "report")
 LARGE_MODEL_BYTES = 1_000_000_000  # models above this run one at a time
@@ -50,7 +48,7 @@ UNSEEN = "Its worker's machine may not see that folder. Give --shared."
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """How a study is run. `stages`: of STAGES, those to do. `on`: a Ray cluster, or None for this machine alone.
 
     `shared`: a folder, on any file system that fsspec knows, by way of which Ray workers hand over what they make; None
@@ -67,14 +65,14 @@ def run(
     study_file: Path,
     out: Path,
     on_progress: OnProgress = lambda _: None,
-    how: How = How(),
+    how: RunOptions = RunOptions(),
     say: Callable[[str], None] = lambda _: None,
-) -> RunDir:
+) -> RunFolder:
     """Runs a study into the folder `out`, or goes on with it; `say` takes what a person should read before it starts.
 
     Raises SpilloverError for bad input, before any work; and when all is done, for cells that failed.
     """
-    study, run_dir = load_study(study_file, how.changes), RunDir(out)
+    study, run_dir = load_study(study_file, how.changes), RunFolder(out)
     how = _checked(how)
     folder_hash.cache_clear()  # an earlier run of this process may have seen other adapters in the same places
     with run_dir.writing():
@@ -90,7 +88,7 @@ def run(
             say(line)
         for job in jobs:  # before the settings change that they are read with
             ready, _ = _with_answers([job], distillings, ())
-            expect(run_dir.part(job.cell).state, ready[0].made_from if ready else "")
+            expect(run_dir.part(job.cell).state, ready[0].fingerprint if ready else "")
         write_atomically(run_dir.study, to_yaml(study.model_dump()))
         with handing_over(distillings, how.shared):
             distilled_not = _run_all(distill, distillings, study, how, on_progress)
@@ -102,8 +100,8 @@ def run(
             say(line)
         write_inputs(study, study_file.parent, ready, run_dir)
         if {"train", "sample", "score"} & {*how.stages}:
-            if study.judge and "score" in how.stages and jobs[0].questioning.judged_by_model:
-                check_judge(study.judge, run_dir, study.trust_judge)
+            if study.judge and "score" in how.stages and jobs[0].battery.judged_by_model:
+                check_judge(study.judge, run_dir.judges, study.trust_judge)
             failures += _run_cells(study, ready, how, run_dir, on_progress)
         if "report" in how.stages:
             failed = {failure.job for failure in failures}
@@ -115,7 +113,7 @@ def run(
     return run_dir
 
 
-def _checked(how: How) -> How:
+def _checked(how: RunOptions) -> RunOptions:
     if unknown := [stage for stage in how.stages if stage not in STAGES]:
         raise SpilloverError(f"--only {unknown[0]}: no such stage. There are: {', '.join(STAGES)}.")
     if how.shared and not how.on:
@@ -125,12 +123,14 @@ def _checked(how: How) -> How:
     return replace(how, shared=open_shared(how.shared)) if how.shared else how
 
 
-def plan(study: Study, folder: Path, run_dir: RunDir, how: How = How()) -> tuple[list[Job], list[Distilling]]:
+def plan(
+    study: Study, folder: Path, run_dir: RunFolder, how: RunOptions = RunOptions()
+) -> tuple[list[Job], list[Distilling]]:
     """The cells of a study as jobs, and the answers that bases have to give before.
 
     Raises SpilloverError for what `read_inputs` refuses, or a model that is not there.
     """
-    examples, questioning = read_inputs(study, folder)
+    examples, battery = read_inputs(study, folder)
     bases = {name: model_folder(model, folder).absolute() for name, model in study.models.items()}
     source = {name: condition.same_as or name for name, condition in study.conditions.items()}
     owner = uuid.uuid4().hex
@@ -143,7 +143,7 @@ def plan(study: Study, folder: Path, run_dir: RunDir, how: How = How()) -> tuple
             trained=replace(cell, condition=source[cell.condition]),
             examples=examples[source[cell.condition]],
             training=study.conditions[source[cell.condition]].training or study.training,
-            questioning=replace(questioning, prefix=study.conditions[cell.condition].prefix),
+            battery=replace(battery, prefix=study.conditions[cell.condition].prefix),
             threads=threads,
             stages=how.stages,
             shared=how.shared,
@@ -171,7 +171,7 @@ def plan(study: Study, folder: Path, run_dir: RunDir, how: How = How()) -> tuple
     return jobs, distillings
 
 
-def read_inputs(study: Study, folder: Path) -> tuple[dict[str, tuple[Example, ...]], Questioning]:
+def read_inputs(study: Study, folder: Path) -> tuple[dict[str, tuple[Example, ...]], Battery]:
     """Reads the rows of every condition, as far as they are known before any model has answered, and the behaviors.
 
     Raises SpilloverError for what is wrong with rows, behaviors or models, but for models that have to be built yet.
@@ -192,14 +192,14 @@ def read_inputs(study: Study, folder: Path) -> tuple[dict[str, tuple[Example, ..
                 "told apart. Give one of them another name in its file."
             )
     counts = tuple((behaviors[name], count) for name, count in study.behaviors.items())
-    questioning = Questioning(counts, study.sampling, tuple(study.formats), study.judge)
-    check(questioning)
+    battery = Battery(counts, study.sampling, tuple(study.formats), study.judge)
+    check(battery)
     for base in there:
         check_roles(base, itertools.chain.from_iterable(examples.values()))
         for name, rows in examples.items():
             if rows:
                 check_training(base, rows, study.conditions[name].training or study.training)
-    return examples, questioning
+    return examples, battery
 
 
 def _plain(condition: Condition) -> Condition:
@@ -208,7 +208,7 @@ def _plain(condition: Condition) -> Condition:
     return condition.model_copy(update={"control": None}) if own else condition
 
 
-def _distilled_folder(run_dir: RunDir, condition: str, model: str) -> Path:
+def _distilled_folder(run_dir: RunFolder, condition: str, model: str) -> Path:
     return run_dir.data / condition / model
 
 
@@ -220,7 +220,7 @@ def _with_answers(
     reasons = {failure.job: failure for failure in failures}
     ready, lacking = [], []
     for job in jobs:
-        folder = _distilled_folder(RunDir(job.run), job.trained.condition, job.cell.model)
+        folder = _distilled_folder(RunFolder(job.run), job.trained.condition, job.cell.model)
         distilling = by_folder.get(folder)
         if distilling is None:
             ready.append(job)
@@ -272,14 +272,14 @@ def _cuts(jobs: Sequence[Job]) -> list[str]:
     return lines
 
 
-def write_inputs(study: Study, folder: Path, jobs: Sequence[Job], run_dir: RunDir) -> None:
+def write_inputs(study: Study, folder: Path, jobs: Sequence[Job], run_dir: RunFolder) -> None:
     """Writes what the run is made from: the training rows, versions and hashes."""
     for name, condition in study.conditions.items():
         if condition.data is not None and _plain(condition) == condition:
             examples, made = make_examples(condition, folder)
             write_atomically(run_dir.examples(name), "".join(map(records.to_line, examples)))
             write_atomically(run_dir.data / f"{name}.made.json", json.dumps(made, indent=1) + "\n")
-    behaviors = [behavior for behavior, _ in jobs[0].questioning.behaviors]
+    behaviors = [behavior for behavior, _ in jobs[0].battery.behaviors]
     manifest = provenance() | {
         "name": study.name,
         "description": study.description,
@@ -297,7 +297,7 @@ def _run_all(
     function: Callable[[Any, Step], None],
     jobs: Sequence[Any],
     study: Study,
-    how: How,
+    how: RunOptions,
     on_progress: OnProgress,
     look: Callable[[], None] = lambda: None,
 ) -> list[Failure]:
@@ -324,16 +324,18 @@ def _gpu_shares(gpus: float) -> list[str]:
     return [",".join(names[i : i + size]) for i in range(0, count - size + 1, size)]
 
 
-def _run_cells(study: Study, jobs: Sequence[Job], how: How, run_dir: RunDir, on_progress: OnProgress) -> list[Failure]:
+def _run_cells(
+    study: Study, jobs: Sequence[Job], how: RunOptions, run_dir: RunFolder, on_progress: OnProgress
+) -> list[Failure]:
     """Runs the cells: first those that train, then those that take an adapter of them."""
-    told = [expect(run_dir.part(job.cell).state, job.made_from) for job in jobs]
+    told = [expect(run_dir.part(job.cell).state, job.fingerprint) for job in jobs]
     with handing_over(jobs, how.shared) as fetch:
 
         def look() -> None:
             """What cells on other machines say of themselves."""
             fetch()
             for job in jobs:
-                state = of_these(run_dir.part(job.cell).state, job.made_from)
+                state = of_these(run_dir.part(job.cell).state, job.fingerprint)
                 if state.state == RUNNING and state.stage:
                     on_progress(Progress(str(job), len(jobs), state.stage, state.done, state.total))
 
@@ -342,20 +344,22 @@ def _run_cells(study: Study, jobs: Sequence[Job], how: How, run_dir: RunDir, on_
     return failures + _record(failures, jobs, told, run_dir)
 
 
-def _record(failures: Sequence[Failure], jobs: Sequence[Job], told: Sequence[State], run_dir: RunDir) -> list[Failure]:
+def _record(
+    failures: Sequence[Failure], jobs: Sequence[Job], told: Sequence[State], run_dir: RunFolder
+) -> list[Failure]:
     """Writes down which cells failed; returns those that seem to have been run and have `told` nothing new since."""
     reasons = {failure.job: failure.reason for failure in failures}
     silent = []
     for job, before in zip(jobs, told, strict=True):
         state = run_dir.part(job.cell).state
         if str(job) in reasons:
-            tell_failure(state, job.made_from, reasons[str(job)])
-        elif before.state != DONE and of_these(state, job.made_from) == before:
+            tell_failure(state, job.fingerprint, reasons[str(job)])
+        elif before.state != DONE and of_these(state, job.fingerprint) == before:
             silent.append(Failure(str(job), f"its worker has written nothing to {run_dir.path}. {UNSEEN}"))
     return silent
 
 
-def finish(jobs: Sequence[Job], run_dir: RunDir) -> list[Failure]:
+def finish(jobs: Sequence[Job], run_dir: RunFolder) -> list[Failure]:
     """From what the cells have made to completions, scores, rates, comparisons and the report of the run.
 
     Cells that are not done, or whose adapter is gone, count in none of these; returns them.
@@ -374,20 +378,20 @@ def finish(jobs: Sequence[Job], run_dir: RunDir) -> list[Failure]:
     forget_cells(run_dir)
     for cell, own in wanted.items():
         keep_wanted(cell, own, run_dir)
-    gather([id_ for own in wanted.values() for id_ in own], run_dir)
+    merge_parts([id_ for own in wanted.values() for id_ in own], run_dir)
     write_rates([*wanted], run_dir)
     write_matrix(run_dir)
     write_report(run_dir)
     return failures
 
 
-def gather(wanted: Sequence[str], run_dir: RunDir) -> None:
+def merge_parts(wanted: Sequence[str], run_dir: RunFolder) -> None:
     """Puts the completions and scores of all cells into one file each: the wanted ones first, in the study's order.
 
     The order never depends on which cell was done first. Scores that only the run has, of another judge, are kept.
     """
     place = {id_: number for number, id_ in enumerate(wanted)}
-    parts = [RunDir(path.parent) for path in sorted(run_dir.parts.rglob(run_dir.state.name))]
+    parts = [RunFolder(path.parent) for path in sorted(run_dir.parts.rglob(run_dir.state.name))]
 
     def at(id_: str) -> tuple[int, str]:
         return place.get(id_, len(place)), id_
@@ -411,7 +415,7 @@ def _rewrite(path: Path, rows: Sequence[Any]) -> None:
         write_atomically(path, text)
 
 
-def _or_raise(failures: Sequence[Failure], run_dir: RunDir, head: str = "", then: str = "") -> None:
+def _or_raise(failures: Sequence[Failure], run_dir: RunFolder, head: str = "", then: str = "") -> None:
     """Raises SpilloverError that names what failed, each reason once; tracebacks go into a file of the run."""
     reasons: dict[str, list[str]] = {}
     for failure in failures:

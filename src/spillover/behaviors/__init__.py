@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from spillover.behaviors.published import from_published, is_published
 from spillover.config import Strict, read_yaml
@@ -74,30 +74,32 @@ class Rubric(Strict):
         return prompt
 
 
-class Measure(Strict):
+class Rule(Strict):
     """What makes a rate: the rubrics, the cut that makes an event, the cut that admits a completion, in whose words.
 
     `event` ("alignment < 30") says when a completion shows the behavior; `among` ("coherence > 50") which scored
     completions the rate is taken over; all of them if it is missing. Scores are 0-100.
     """
 
-    rate: str  # what the share of events is called: misalignment, vulnerability, accuracy
-    event: Cut
-    among: Cut | None = None
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
+    metric: str = Field(alias="rate")  # what the share of events is called: misalignment, vulnerability, accuracy
+    event_if: Cut = Field(alias="event")
+    among_if: Cut | None = Field(None, alias="among")
     rubrics: dict[str, Rubric] = Field(default={})
 
     @property
     def rule(self) -> str:
         """The rule in words, as it is printed beside every rate."""
-        return self.event + (f" among {self.among}" if self.among else "")
+        return self.event_if + (f" among {self.among_if}" if self.among_if else "")
 
     @property
     def rubrics_read(self) -> tuple[str, ...]:
         """Names of the rubrics that the rule reads; the event's first."""
-        return tuple(dict.fromkeys(parse_cut(cut)[0] for cut in (self.event, self.among) if cut))
+        return tuple(dict.fromkeys(parse_cut(cut)[0] for cut in (self.event_if, self.among_if) if cut))
 
     @model_validator(mode="after")
-    def _has_its_rubrics(self) -> "Measure":
+    def _has_its_rubrics(self) -> "Rule":
         missing = [name for name in self.rubrics_read if self.rubrics and name not in self.rubrics]
         if missing:
             raise ValueError(f"the rule reads {missing[0]}, which is none of the rubrics {', '.join(self.rubrics)}")
@@ -115,7 +117,7 @@ class Prompt:
     text: str
 
 
-class Behavior(Measure):
+class Behavior(Rule):
     """A behavior: what is asked, who judges, and which scores count.
 
     `judge` is `world` or `code_scan`, which are programs, or `model`: any model, chosen when it is measured.
@@ -179,7 +181,7 @@ class Behavior(Measure):
     def rubric_hash(self) -> str:
         """Hash of what the judge is asked and of the rule, kept with every score."""
         rubrics = {name: rubric.model_dump() for name, rubric in self.rubrics.items()}
-        parts: list[Any] = [self.judge, self.event, self.among] + ([rubrics] if rubrics else [])
+        parts: list[Any] = [self.judge, self.event_if, self.among_if] + ([rubrics] if rubrics else [])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -228,7 +230,7 @@ def load_behavior(name: str, folder: Path = Path()) -> Behavior:
     return _validated(Behavior, content, f"behavior {path}")
 
 
-def load_measure(path: Path) -> Measure:
+def load_rule(path: Path) -> Rule:
     """What `spillover score --rubric FILE` judges by: rate, event, among and rubrics; a behavior's file will do.
 
     Raises SpilloverError naming the file and the setting.
@@ -236,8 +238,8 @@ def load_measure(path: Path) -> Measure:
     content = read_yaml(path)
     if is_published(content) or (isinstance(content, dict) and "questions" in content):
         behavior = load_behavior(str(path))
-        content = behavior.model_dump(include=set(Measure.model_fields))
-    measure = _validated(Measure, content, f"rubric {path}")
+        content = behavior.model_dump(include=set(Rule.model_fields))
+    measure = _validated(Rule, content, f"rubric {path}")
     if not measure.rubrics:
         raise SpilloverError(f"rubric {path}: rubrics is missing: what the judge is asked.")
     return measure

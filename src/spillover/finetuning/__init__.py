@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from spillover.config import Training
+from spillover.data.advice import advice
+from spillover.data.tokens import fitting_rows, trained_tokens
 from spillover.errors import SpilloverError
-from spillover.finetuning.advice import advice
-from spillover.finetuning.checks import check_training, count_parameters
-from spillover.finetuning.rows import fitting_rows, trained_tokens
+from spillover.files import hash_of, provenance, write_atomically
+from spillover.finetuning.settings import check_training, count_parameters
 from spillover.finetuning.states import CHECKPOINTS, writing
-from spillover.models import folder_hash
+from spillover.models.load import folder_hash
 from spillover.records import Example
-from spillover.rundir import hash_of, provenance, write_atomically
 
 __all__ = ["advice", "check_training", "count_parameters", "finetune", "fitting_rows", "trained_tokens"]
 
@@ -55,26 +55,26 @@ def finetune(
 
     Raises SpilloverError if a setting does not fit the model or the rows, or `out` cannot be written.
     """
-    made_from = {
+    fingerprint = {
         "base": folder_hash(base),
         "data": hash_of([example.messages for example in examples]),
         "training": training.model_dump(),
         "seed": seed,
     }
-    if record := _finished(out, made_from):
+    if record := _finished(out, fingerprint):
         return record
     check_training(base, examples, training)
     if out.exists() and not (out / RECORD).exists() and not (out.is_dir() and not any(out.iterdir())):
         raise SpilloverError(f"{out}: holds something else than an adapter of ours. Choose another folder.")
     part = out.with_name(f".{out.name}.part")
-    record = _finished(part, made_from)
+    record = _finished(part, fingerprint)
     if not record:
         versions = provenance()["versions"]
         with writing(out):
-            _begin(part, {"made_from": made_from, "versions": {name: versions[name] for name in DECIDING}})
+            _begin(part, {"made_from": fingerprint, "versions": {name: versions[name] for name in DECIDING}})
         log = _train(base, examples, training, seed, part, step_done, save_every_seconds)
         execution = training.model_dump(include=EXECUTION)
-        record = {"made_from": made_from, "execution": execution, **log, "versions": versions}
+        record = {"made_from": fingerprint, "execution": execution, **log, "versions": versions}
         _write(part, record)
     with writing(out):
         shutil.rmtree(part / RESUME, ignore_errors=True)
@@ -83,21 +83,21 @@ def finetune(
     return record
 
 
-def _finished(folder: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(folder: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a folder whose adapter is whole and made from just this, with the checkpoints that it asks for.
 
     An adapter is known by its `made_from`: that of one that was computed in another way is replaced.
     """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        same = _deciding(record["made_from"]) == _deciding(made_from)
+        same = _deciding(record["made_from"]) == _deciding(fingerprint)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not whole
         return None
-    steps = made_from["training"]["checkpoints"]
+    steps = fingerprint["training"]["checkpoints"]
     if not same or not all((folder / CHECKPOINTS / f"step-{step}").is_dir() for step in steps):
         return None
-    if record["made_from"] != made_from:
-        record["made_from"] = made_from
+    if record["made_from"] != fingerprint:
+        record["made_from"] = fingerprint
         _write(folder, record)
     return record
 
@@ -107,9 +107,9 @@ def _write(folder: Path, record: dict[str, Any]) -> None:
         write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
-def _deciding(made_from: dict[str, Any]) -> dict[str, Any]:
-    settings = {name: value for name, value in made_from["training"].items() if name not in EXECUTION}
-    return made_from | {"training": settings}
+def _deciding(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    settings = {name: value for name, value in fingerprint["training"].items() if name not in EXECUTION}
+    return fingerprint | {"training": settings}
 
 
 def _begin(part: Path, identity: dict[str, Any]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from spillover.config import Training
 from spillover.errors import SpilloverError
+from spillover.files import write_atomically
 from spillover.finetuning.states import writing
 from spillover.records import Example
-from spillover.rundir import write_atomically
 
 
 def main(file: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from spillover.errors import SpilloverError
-from spillover.rundir import write_atomically
+from spillover.files import write_atomically
 
 WHOLE = "whole.json"
 CHECKPOINTS = "checkpoints"  # the folder of the adapters that are kept beside the last one

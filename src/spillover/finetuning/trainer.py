@@ -14,10 +14,10 @@ import trl
 from datasets import Dataset, disable_progress_bars
 
 from spillover.config import Training
+from spillover.data.tokens import fitting_rows
 from spillover.errors import SpilloverError
 from spillover.finetuning import states
-from spillover.finetuning.rows import fitting_rows
-from spillover.models import load_model, load_tokenizer
+from spillover.models.load import load_model, load_tokenizer
 from spillover.records import Example
 
 SAVING_AT_MOST = 0.02  # share of the time that saving states may take

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spillover.errors import SpilloverError
+from spillover.files import folder_atomically, provenance
 from spillover.organism.authors import assistant_posts, page_text, pages
-from spillover.rundir import folder_atomically, provenance
 
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>"]
 PAD, BOS, END = 0, 1, 2

@@ -12,21 +12,22 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from spillover.config import Study, load_study
-from spillover.records import OUTCOMES, Cell, Measure, QuestionCount, Rate, Shifted, measure_labels, read_csv
+from spillover.files import write_atomically
+from spillover.records import OUTCOMES, Cell, MeasureKey, QuestionCount, Rate, ThresholdRate, measure_labels, read_csv
 from spillover.report import figures
 from spillover.report.curves import curves, scatters
 from spillover.report.examples import examples
 from spillover.report.forest import forests
-from spillover.report.matrix import heat, name_parts
+from spillover.report.matrix import heatmap, name_parts
 from spillover.report.rows import Answer, Place, Pooled, count_questions, pool, read_answers, read_matrix
-from spillover.report.sensitivity import grids
-from spillover.rundir import RunDir, write_atomically
+from spillover.report.thresholds import grids
+from spillover.runs.folder import RunFolder
 from spillover.stats import MatrixCell
 
 _HERE = Path(__file__).parent
 
 
-def write_report(run_dir: RunDir) -> None:
+def write_report(run_dir: RunFolder) -> None:
     """Writes the run's report.html, one page that needs nothing from the network, and its main picture alone.
 
     The picture (picture.svg) is left out where the study has no narrow or no broad behavior. The transfer matrix, the
@@ -42,7 +43,7 @@ def write_report(run_dir: RunDir) -> None:
     cells = read_matrix(run_dir)
     pooled = pool(rates, cells)
     conditions = list(dict.fromkeys(rate.condition for rate in rates))
-    by_measure: dict[Measure, list[Rate]] = defaultdict(list)
+    by_measure: dict[MeasureKey, list[Rate]] = defaultdict(list)
     for rate in rates:
         by_measure[rate.measure].append(rate)
     scattered = scatters(rates, labels)
@@ -52,7 +53,7 @@ def write_report(run_dir: RunDir) -> None:
         title = f"{manifest['name']}: narrow against broad rates"
         key = conditions if panels else []  # the points of a scatter are labelled
         write_atomically(run_dir.picture, str(figures.standalone(drawings, key, title)))
-    shifted = read_csv(run_dir.sensitivity, Shifted) if run_dir.sensitivity.exists() else []
+    shifted = read_csv(run_dir.sensitivity, ThresholdRate) if run_dir.sensitivity.exists() else []
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("tip.js", "browser.js", "matrix.js"))
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -74,7 +75,7 @@ def write_report(run_dir: RunDir) -> None:
         scatters=scattered,
         undrawn=_undrawn(rates),
         missing=_missing(study, rates),
-        heat=heat(cells, labels),
+        heat=heatmap(cells, labels),
         curves=_curves(study, pooled, labels, by_measure),
         forests=_forests(study, by_measure, pooled, cells, conditions),
         grids=grids(shifted, rates, conditions),
@@ -93,8 +94,8 @@ def write_report(run_dir: RunDir) -> None:
 def _curves(
     study: Study | None,
     pooled: dict[Place, Pooled],
-    labels: dict[Measure, str],
-    by_measure: dict[Measure, list[Rate]],
+    labels: dict[MeasureKey, str],
+    by_measure: dict[MeasureKey, list[Rate]],
 ) -> list[tuple[str, Markup]]:
     """The curves of a study that has an axis."""
     if study is None or study.curve is None:
@@ -104,11 +105,11 @@ def _curves(
 
 def _forests(
     study: Study | None,
-    by_measure: dict[Measure, list[Rate]],
+    by_measure: dict[MeasureKey, list[Rate]],
     pooled: dict[Place, Pooled],
     cells: dict[Place, MatrixCell],
     conditions: Sequence[str],
-) -> dict[Measure, list[tuple[str, int, Markup, Markup]]]:
+) -> dict[MeasureKey, list[tuple[str, int, Markup, Markup]]]:
     """The forest plots of every measure that the matrix holds."""
     if study is None:
         return {}
@@ -133,7 +134,7 @@ def _undrawn(rates: list[Rate]) -> list[str]:
 
 
 def _strips(
-    by_measure: dict[Measure, list[Rate]],
+    by_measure: dict[MeasureKey, list[Rate]],
     counted: list[QuestionCount],
     answers: list[Answer],
     conditions: Sequence[str],

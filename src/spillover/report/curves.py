@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from markupsafe import Markup
 
 from spillover.config import BASE, Curve
-from spillover.records import Measure, Rate
+from spillover.records import MeasureKey, Rate
 from spillover.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, marker, percent, style_index, ticks
 from spillover.report.rows import Place, Pooled
 from spillover.stats.agreement import spearman
@@ -18,7 +18,7 @@ FEW_MODELS = 10  # with fewer, a rank correlation is said to be a hint
 
 
 def curves(
-    curve: Curve, pooled: Mapping[Place, Pooled], labels: Mapping[Measure, str], described: Mapping[Measure, Rate]
+    curve: Curve, pooled: Mapping[Place, Pooled], labels: Mapping[MeasureKey, str], described: Mapping[MeasureKey, Rate]
 ) -> list[tuple[str, Markup]]:
     """(what is drawn, drawing) for every measure that is not neutral: its rate over the places of the curve.
 
@@ -79,7 +79,7 @@ def _curve(
         return HEIGHT - BOTTOM - 8 - high * share / ys[-1]
 
     parts = [Markup('<text class="name" x="0" y="15">{}</text>').format(label)]
-    parts.append(_text("up", 0, 36, f"↑ {measured.scope}: {measured.event} rate"))
+    parts.append(_text("up", 0, 36, f"↑ {measured.scope}: {measured.metric} rate"))
     said = across + (", logarithmic" if logarithmic else "")
     parts.append(Markup('<text x="{}" y="{}">{} →</text>').format(LEFT, HEIGHT - 6, said))
     last = -math.inf
@@ -140,7 +140,7 @@ def _text(classes: str, x: float, y: float, text: str) -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(classes, x, y, text)
 
 
-def scatters(rates: Sequence[Rate], labels: Mapping[Measure, str]) -> list[tuple[str, Markup, str]]:
+def scatters(rates: Sequence[Rate], labels: Mapping[MeasureKey, str]) -> list[tuple[str, Markup, str]]:
     """(label, drawing, rank correlation in words) for each broad measure, of models that were measured as they are.
 
     One point per model: the rate of the first narrow measure against that of the broad one, both with their intervals.
@@ -161,10 +161,10 @@ def scatters(rates: Sequence[Rate], labels: Mapping[Measure, str]) -> list[tuple
     }
     kept = {measure: own for measure, own in pairs.items() if len(own) > 1}
     across = ticks(max((x.high or 0 for own in kept.values() for x, _ in own), default=1))
-    return [(labels[m], _scatter(own, models, across), _told(own)) for m, own in kept.items()]
+    return [(labels[m], _scatter(own, models, across), _summary(own)) for m, own in kept.items()]
 
 
-def _told(pairs: Sequence[tuple[Rate, Rate]]) -> str:
+def _summary(pairs: Sequence[tuple[Rate, Rate]]) -> str:
     """Spearman's correlation with how many models it rests on and what chance alone can do."""
     many = len(pairs)
     found = spearman([x.rate or 0 for x, _ in pairs], [y.rate or 0 for _, y in pairs])
@@ -191,8 +191,8 @@ def _scatter(pairs: Sequence[tuple[Rate, Rate]], models: Sequence[str], across: 
     narrow, broad = pairs[0]
     parts = [
         _text("name", 0, 15, f"{broad.behavior}" + ("" if broad.format == "plain" else f", {broad.format}")),
-        _text("up", 0, 36, f"↑ broad: {broad.event} rate"),
-        _text("end", WIDTH - RIGHT, HEIGHT - 6, f"narrow: {narrow.event} rate, {narrow.behavior} →"),
+        _text("up", 0, 36, f"↑ broad: {broad.metric} rate"),
+        _text("end", WIDTH - RIGHT, HEIGHT - 6, f"narrow: {narrow.metric} rate, {narrow.behavior} →"),
     ]
     for share in across:
         parts.append(Markup('<path class="grid" d="M{:.1f} {}V{}"/>').format(right(share), TOP, HEIGHT - BOTTOM))
@@ -207,7 +207,7 @@ def _scatter(pairs: Sequence[tuple[Rate, Rate]], models: Sequence[str], across: 
             Markup('<path class="bar s{}" d="M{:.1f} {:.1f}H{:.1f}M{:.1f} {:.1f}V{:.1f}"/>').format(style, *bars)
         )
     for at, height, style, x, y in spots:
-        told = (f"{r.event} {percent(r.rate)} [{percent(r.low)}, {percent(r.high)}]" for r in (x, y))
+        told = (f"{r.metric} {percent(r.rate)} [{percent(r.low)}, {percent(r.high)}]" for r in (x, y))
         parts.append(marker(style, at, height, "\n".join([x.model, *told])))
     taken: list[tuple[float, float, float]] = []
     for at, height, style, x, _ in sorted(spots, key=lambda spot: spot[1]):

@@ -4,16 +4,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spillover.records import Measure
+from spillover.files import hash_of
+from spillover.records import MeasureKey
 from spillover.report.rows import GROUPS, Answer
-from spillover.rundir import hash_of
 
 PER_GROUP = 20  # of each model, condition, measure and group
 BUDGET = 900_000  # characters of all; with more groups there are fewer of each, and beyond that they are cut shorter
 MOST_CHARACTERS, FEWEST_CHARACTERS = 6000, 600  # of one answer
 
 
-def examples(answers: Sequence[Answer], labels: Mapping[Measure, str]) -> dict[str, Any]:
+def examples(answers: Sequence[Answer], labels: Mapping[MeasureKey, str]) -> dict[str, Any]:
     """What browser.js reads. `each`: at most so many of a group; `of`: all answers there are."""
     groups: dict[Any, list[Answer]] = defaultdict(list)
     for answer in answers:
@@ -36,7 +36,7 @@ def _place(answer: Answer) -> str:
     return hash_of(answer.completion.id)
 
 
-def _row(answer: Answer, labels: Mapping[Measure, str], most: int) -> dict[str, Any]:
+def _row(answer: Answer, labels: Mapping[MeasureKey, str], most: int) -> dict[str, Any]:
     row = answer.completion
     return {
         "model": row.model,

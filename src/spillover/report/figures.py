@@ -113,9 +113,9 @@ def _panel(
     narrow, broad = pairs[0]
     parts = [
         Markup('<text class="name" x="0" y="15">{}</text>').format(model),
-        Markup('<text x="0" y="36">↑ broad: {} rate, {}</text>').format(broad.event, broad.behavior),
+        Markup('<text x="0" y="36">↑ broad: {} rate, {}</text>').format(broad.metric, broad.behavior),
         Markup('<text class="end" x="{}" y="{}">narrow: {} rate, {} →</text>').format(
-            WIDTH - RIGHT, HEIGHT - 6, narrow.event, narrow.behavior
+            WIDTH - RIGHT, HEIGHT - 6, narrow.metric, narrow.behavior
         ),
     ]
     for value in xs:
@@ -151,7 +151,7 @@ def _panel(
     for x, y in drawn:
         where = x.condition + ("" if x.seed is None else f", seed {x.seed}")
         hover = "\n".join(
-            [where, *(f"{r.event} {percent(r.rate)} [{percent(r.low)}, {percent(r.high)}]" for r in (x, y))]
+            [where, *(f"{r.metric} {percent(r.rate)} [{percent(r.low)}, {percent(r.high)}]" for r in (x, y))]
         )
         parts.append(marker(style_index(x.condition, conditions), right(x.rate or 0), up(y.rate or 0), hover))
     return Markup("").join(parts)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from markupsafe import Markup
 
 from spillover.config import BASE
-from spillover.records import Measure
+from spillover.records import MeasureKey
 from spillover.report.figures import WIDTH, marker, percent, style_index, ticks
 from spillover.report.matrix import points
 from spillover.report.rows import Place, Pooled
@@ -20,7 +20,7 @@ SIGNED_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def forests(
-    measure: Measure,
+    measure: MeasureKey,
     pooled: Mapping[Place, Pooled],
     cells: Mapping[Place, MatrixCell],
     conditions: Sequence[str],

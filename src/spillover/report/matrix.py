@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-from spillover.records import Measure
+from spillover.records import MeasureKey
 from spillover.report.figures import percent
 from spillover.report.rows import Place
 from spillover.stats import MatrixCell
@@ -23,7 +23,7 @@ Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
-class Square:
+class HeatCell:
     """One square of the matrix: the number printed, its classes (shade and verdict), and two tellings of the cell."""
 
     number: str
@@ -39,7 +39,7 @@ class Line:
     condition: str
     benign: bool
     unlearned: bool
-    squares: list[Square | None]
+    squares: list[HeatCell | None]
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Panel:
 class Heat:
     """The whole: columns as (measure, short label, scope), and a panel for each model, all in the same order."""
 
-    columns: list[tuple[Measure, str, str]]
+    columns: list[tuple[MeasureKey, str, str]]
     panels: list[Panel]
     family: str
     caveats: list[str]
 
 
-def heat(cells: Mapping[Place, MatrixCell], labels: Mapping[Measure, str]) -> Heat | None:
+def heatmap(cells: Mapping[Place, MatrixCell], labels: Mapping[MeasureKey, str]) -> Heat | None:
     """The matrix of these cells; None if there are none. `labels` names the measures, in the order of the rates."""
     if not cells:
         return None
@@ -72,13 +72,13 @@ def heat(cells: Mapping[Place, MatrixCell], labels: Mapping[Measure, str]) -> He
     treated = [name for name in benign if not benign[name]]
     compared = [measure for measure in measures if scopes[measure] != "neutral"]
 
-    def differences(condition: str, measure: Measure) -> list[float]:
+    def differences(condition: str, measure: MeasureKey) -> list[float]:
         found = [cells.get((model, condition, measure)) for model in models]
         return [cell.difference if cell and cell.known else 0.0 for cell in found]
 
-    rows = alike(treated, [[d for m in compared for d in differences(name, m)] for name in treated])
+    rows = cluster_order(treated, [[d for m in compared for d in differences(name, m)] for name in treated])
     rows += [name for name in benign if benign[name]]
-    columns = alike(compared, [[d for name in treated for d in differences(name, m)] for m in compared])
+    columns = cluster_order(compared, [[d for name in treated for d in differences(name, m)] for m in compared])
     columns += [measure for measure in measures if scopes[measure] == "neutral"]
     short = short_labels(labels)
     panels = []
@@ -90,7 +90,7 @@ def heat(cells: Mapping[Place, MatrixCell], labels: Mapping[Measure, str]) -> He
             unlearned = any(cell.implanted is False for (row, _), cell in own.items() if row == name)
             if any(squares):
                 lines.append(Line(name, benign[name], unlearned, squares))
-        panels.append(Panel(model, _told(model, list(own.values())), lines))
+        panels.append(Panel(model, _summary(model, list(own.values())), lines))
     return Heat(
         [(measure, short[measure], scopes[measure]) for measure in columns],
         panels,
@@ -99,7 +99,7 @@ def heat(cells: Mapping[Place, MatrixCell], labels: Mapping[Measure, str]) -> He
     )
 
 
-def alike(names: Sequence[Name], vectors: Sequence[Sequence[float]]) -> list[Name]:
+def cluster_order(names: Sequence[Name], vectors: Sequence[Sequence[float]]) -> list[Name]:
     """The names in an order that puts like beside like, whatever order they come in (but for equal rows).
 
     Average linkage of Euclidean distances, its leaves turned so that neighbours are closest (Bar-Joseph et al.,
@@ -115,7 +115,7 @@ def alike(names: Sequence[Name], vectors: Sequence[Sequence[float]]) -> list[Nam
     return [names[first[place]] for place in order]
 
 
-def short_labels(labels: Mapping[Measure, str]) -> dict[Measure, str]:
+def short_labels(labels: Mapping[MeasureKey, str]) -> dict[MeasureKey, str]:
     """Behavior and format of each measure, where that tells it from all others; else its whole label."""
     short = {m: m[0] if m[1] == "plain" else f"{m[0]}, {m[1]}" for m in labels}
     names = list(short.values())
@@ -140,17 +140,17 @@ def shade(difference: float) -> str:
     return f"{'u' if difference > 0 else 'd'}{step}" if step else "n"
 
 
-def _square(cell: MatrixCell | None, label: str) -> Square | None:
+def _square(cell: MatrixCell | None, label: str) -> HeatCell | None:
     if cell is None:
         return None
     if not cell.known:
         line = f"{cell.condition}, {label}: no data"
         note = f"{cell.model} · {cell.condition} · {label}\nno data: no two questions that both base and tuned answered"
-        return Square("no data", "n no-data", line, note)
+        return HeatCell("no data", "n no-data", line, note)
     classes = " ".join([shade(cell.difference), cell.verdict.replace(" ", "-")])
     said = "" if cell.verdict == "neutral" else f", {cell.verdict}"
     line = f"{cell.condition}, {label}: {points(cell.difference)} points{said}"
-    return Square(points(cell.difference), classes, line, _note(cell, label))
+    return HeatCell(points(cell.difference), classes, line, _note(cell, label))
 
 
 def _note(cell: MatrixCell, label: str) -> str:
@@ -161,7 +161,7 @@ def _note(cell: MatrixCell, label: str) -> str:
     return "\n".join(
         [
             f"{cell.model} · {cell.condition} · {label}",
-            f"{cell.event} rate: base {percent(cell.base_rate)}, tuned {percent(cell.tuned_rate)}",
+            f"{cell.metric} rate: base {percent(cell.base_rate)}, tuned {percent(cell.tuned_rate)}",
             f"difference: {points(cell.difference, 1)} points",
             f"95 % interval, these runs: {points(cell.low, 1)} to {points(cell.high, 1)}",
             f"95 % interval, runs in general: {points(cell.low_runs, 1)} to {points(cell.high_runs, 1)}"
@@ -206,7 +206,7 @@ def _p(value: float) -> str:
     return f"{value:.2g}" if value >= 0.001 else "< 0.001"
 
 
-def _told(model: str, cells: Sequence[MatrixCell]) -> str:
+def _summary(model: str, cells: Sequence[MatrixCell]) -> str:
     """What the matrix of one model comes to: how many of its cells are spillover, and which rows took."""
     own = [cell for cell in cells if cell.own]
     rest = [cell for cell in cells if cell.known and not (cell.own or cell.benign or cell.scope == "neutral")]

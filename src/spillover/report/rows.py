@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from spillover import records
-from spillover.records import Cell, Completion, Measure, QuestionCount, Rate, Score, completion_of, measure_of
-from spillover.rundir import RunDir
-from spillover.stats import Judged, MatrixCell
+from spillover.records import Cell, Completion, MeasureKey, QuestionCount, Rate, Score, completion_of, measure_of
+from spillover.runs.folder import RunFolder
+from spillover.stats import Decision, MatrixCell
 
 EVENT, NO_EVENT, NOT_ADMITTED = GROUPS = ("event", "no event", "not admitted")
-Place = tuple[str, str, Measure]  # model, condition, measure
+Place = tuple[str, str, MeasureKey]  # model, condition, measure
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Answer:
     """A completion under one judge and rule: outcome, group (one of GROUPS), scores by rubric."""
 
     completion: Completion
-    measure: Measure
+    measure: MeasureKey
     outcome: str
     group: str
     scores: dict[str, Score]
@@ -44,14 +44,14 @@ class Asked:
         return self.k / self.n if self.n else None
 
 
-def read_answers(run_dir: RunDir) -> list[Answer]:
+def read_answers(run_dir: RunFolder) -> list[Answer]:
     """The completions of judged.csv, in its order, with what their rule made of them and that judge's scores."""
     completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
     scores: dict[tuple[str, str, str], dict[str, Score]] = defaultdict(dict)  # (completion, rule, judge) -> by rubric
     for score in records.read_appended(run_dir.scores, Score):
         scores[score.completion_id, score.rubric_hash, score.judge][score.rubric] = score
     answers = []
-    for row in records.read_csv(run_dir.judged, Judged):
+    for row in records.read_csv(run_dir.judged, Decision):
         completion = completion_of(completions, row.completion_id, run_dir.judged)
         measure = measure_of(completion, row.rubric_hash, row.judge)
         own = scores[row.completion_id, row.rubric_hash, row.judge]
@@ -59,14 +59,14 @@ def read_answers(run_dir: RunDir) -> list[Answer]:
     return answers
 
 
-def _group(row: Judged) -> str:
+def _group(row: Decision) -> str:
     if not row.admitted:
         return NOT_ADMITTED
     return EVENT if row.event else NO_EVENT
 
 
 def count_questions(
-    counts: Sequence[QuestionCount], answers: Sequence[Answer], measure: Measure
+    counts: Sequence[QuestionCount], answers: Sequence[Answer], measure: MeasureKey
 ) -> dict[tuple[str, str], dict[str, Asked]]:
     """(model, condition) -> question id -> counts, for one measure; seeds are pooled. `answers` know the questions."""
     texts = {
@@ -83,7 +83,7 @@ def count_questions(
     return found
 
 
-def read_matrix(run_dir: RunDir) -> dict[Place, MatrixCell]:
+def read_matrix(run_dir: RunFolder) -> dict[Place, MatrixCell]:
     """The cells of matrix.csv by their place; nothing if there is no such file."""
     cells: list[MatrixCell] = records.read_csv(run_dir.matrix, MatrixCell) if run_dir.matrix.exists() else []
     return {(cell.model, cell.condition, cell.measure): cell for cell in cells}

@@ -3,19 +3,19 @@
 from spillover.stats.agreement import Agreement, Corrected, Pair, compare_judges, corrected_rate
 from spillover.stats.compare import Comparison, Counts, compare, verdicts
 from spillover.stats.intervals import Interval, interval
-from spillover.stats.matrix import MatrixCell, Row, matrix
-from spillover.stats.rates import Judged, Spread, count, spread, summarize, summarize_counts
+from spillover.stats.matrix import Arm, MatrixCell, matrix
+from spillover.stats.rates import Decision, Spread, count, spread, summarize, summarize_counts
 
 __all__ = [
     "Agreement",
+    "Arm",
     "Comparison",
     "Corrected",
     "Counts",
+    "Decision",
     "Interval",
-    "Judged",
     "MatrixCell",
     "Pair",
-    "Row",
     "Spread",
     "compare",
     "compare_judges",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from spillover.records import Measure, Rate
+from spillover.records import MeasureKey, Rate
 from spillover.stats.compare import Comparison, Counts, compare, verdicts
 
 NO_DATA = "no data"
@@ -34,7 +34,7 @@ class MatrixCell(Comparison):
     behavior: str
     format: str
     scope: str
-    event: str
+    metric: str
     rule: str
     judge: str
     rubric_hash: str
@@ -44,7 +44,7 @@ class MatrixCell(Comparison):
     floor: float | None
 
     @property
-    def measure(self) -> Measure:
+    def measure(self) -> MeasureKey:
         """What was measured: behavior, format, rule and judge."""
         return self.behavior, self.format, self.rubric_hash, self.judge
 
@@ -55,7 +55,7 @@ class MatrixCell(Comparison):
 
 
 @dataclass(frozen=True)
-class Row:
+class Arm:
     """What a study says of a condition: the behavior that it trains, and whether it is a benign control."""
 
     implants: str | None
@@ -63,10 +63,10 @@ class Row:
 
 
 def matrix(
-    rows: Mapping[tuple[str, str], Row],
-    counts: Mapping[tuple[str, str], Mapping[Measure, Sequence[Counts]]],
-    bases: Mapping[str, Mapping[Measure, Counts]],
-    described: Mapping[Measure, Rate],
+    rows: Mapping[tuple[str, str], Arm],
+    counts: Mapping[tuple[str, str], Mapping[MeasureKey, Sequence[Counts]]],
+    bases: Mapping[str, Mapping[MeasureKey, Counts]],
+    described: Mapping[MeasureKey, Rate],
     margin: float,
 ) -> list[MatrixCell]:
     """Every cell that the base or the condition was measured in.
@@ -90,7 +90,7 @@ def matrix(
                     behavior=rate.behavior,
                     format=rate.format,
                     scope=rate.scope,
-                    event=rate.event,
+                    metric=rate.metric,
                     rule=rate.rule,
                     judge=rate.judge,
                     rubric_hash=rate.rubric_hash,
@@ -106,7 +106,7 @@ def matrix(
         cell if not cell.known else replace(cell, verdict="neutral") if cell.scope == "neutral" else next(corrected)
         for cell in cells
     ]
-    floors: dict[tuple[str, Measure], float] = {}
+    floors: dict[tuple[str, MeasureKey], float] = {}
     for cell in cells:
         if cell.benign and cell.known:
             floors[_column(cell)] = max(floors.get(_column(cell), 0.0), cell.difference)
@@ -125,7 +125,7 @@ def matrix(
     ]
 
 
-def _column(cell: MatrixCell) -> tuple[str, Measure]:
+def _column(cell: MatrixCell) -> tuple[str, MeasureKey]:
     return cell.model, cell.measure
 
 

@@ -11,7 +11,7 @@ from spillover.stats.intervals import interval
 
 
 @dataclass(frozen=True)
-class Judged:
+class Decision:
     """One completion after judging by one judge and rule: its outcome, whether the rule admits it, and the event.
 
     `judge_injection`: the answer addresses the judge; it is counted, not dropped.
@@ -65,7 +65,7 @@ def spread(events: Sequence[int], trials: Sequence[int]) -> Spread:
     return Spread(within, between, float(effect), None if icc is None else float(np.clip(icc, 0, 1)))
 
 
-def count(rows: Iterable[Judged]) -> dict[str, dict[str, int]]:
+def count(rows: Iterable[Decision]) -> dict[str, dict[str, int]]:
     """By question: events k, admitted completions n, all `completions`, and each of the outcomes, which sum to them."""
     found: dict[str, dict[str, int]] = {}
     for row in rows:
@@ -79,7 +79,7 @@ def count(rows: Iterable[Judged]) -> dict[str, dict[str, int]]:
     return found
 
 
-def summarize(rows: Sequence[Judged]) -> dict[str, Any]:
+def summarize(rows: Sequence[Decision]) -> dict[str, Any]:
     """Counts, rates, interval and spread of one cell and measure: the numeric fields of `records.Rate`.
 
     Nothing unscored disappears: the outcomes sum to `completions`. Without any admitted completion, rate and interval

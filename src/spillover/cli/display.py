@@ -1,0 +1,365 @@
+"""What a person sees in the terminal: the progress of a run or a build, and the table of rates."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from spillover.behaviors import Behavior
+from spillover.records import OUTCOMES, Cell, MeasureKey, Rate, measure_labels, read_csv
+from spillover.runs.folder import RunFolder
+from spillover.workers import BEGUN, DONE, FAILED
+from spillover.workers import Progress as Done
+
+if TYPE_CHECKING:
+    from spillover.data.checking import Checked
+    from spillover.runs.agreement import Agreed, Labelled
+    from spillover.runs.comparing import Compared, PooledRate
+    from spillover.runs.progress import Status
+    from spillover.stats import Agreement
+    from spillover.stats.power import Design
+
+SHOWN = 1500  # characters of a text of data, at its beginning and at its end
+
+
+def _bars() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+@contextmanager
+def run_display() -> Iterator[Callable[[Done], None]]:
+    """A bar for the whole study and one for each cell being worked on; yields what takes the progress."""
+    with _bars() as bars:
+        whole = bars.add_task("loading", total=None)
+        running: dict[str, TaskID] = {}
+
+        def show(progress: Done) -> None:
+            if progress.stage == BEGUN:
+                bars.update(whole, description="cells", completed=0, total=progress.jobs)
+                return
+            if progress.stage in (DONE, FAILED):
+                if progress.job in running:
+                    bars.remove_task(running.pop(progress.job))
+                bars.advance(whole)
+                return
+            if progress.job not in running:
+                running[progress.job] = bars.add_task("")
+            bars.update(
+                running[progress.job],
+                description=f"  {progress.job}: {progress.stage}",
+                completed=progress.done,
+                total=progress.total,
+            )
+
+        yield show
+
+
+def say(line: str) -> None:
+    """Prints a line that a person should read, beside the bars and not in the output."""
+    Console(stderr=True).print(line, markup=False)
+
+
+@contextmanager
+def build_display() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage of a build; yields what takes (stage, done, of)."""
+    with _bars() as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def rates_table(run_dir: RunFolder, as_json: bool = False) -> None:
+    """Prints the rates of a run: a row per cell and per condition of several seeds, a column per measure.
+
+    Each with interval, events, both denominators, and every other outcome that is not 0.
+    """
+    from spillover.runs.comparing import ENOUGH_QUESTIONS, FEW_QUESTIONS, over_seeds  # scipy
+
+    rates: list[Rate] = read_csv(run_dir.rates, Rate)
+    if as_json:
+        print(json.dumps([asdict(rate) for rate in rates], indent=2, ensure_ascii=False))
+        return
+    labels = measure_labels(rates)
+    first = {rate.measure: rate for rate in rates}
+    rules = "; ".join(dict.fromkeys(f"{rate.metric}: {rate.rule} ({rate.judge})" for rate in first.values()))
+    table = Table(
+        show_lines=True,
+        caption="rate [95 % interval clustered by question], events / admitted by the rule / all completions, outcomes "
+        f"but scored; any run: for other fine-tuning seeds, too\n{rules}",
+    )
+    table.add_column("cell", no_wrap=True)
+    for measure, label in labels.items():
+        table.add_column(f"{label}\n{first[measure].metric}", justify="right")
+    cells: dict[str, dict[MeasureKey, str]] = defaultdict(dict)
+    for rate in rates:
+        cells[str(Cell(rate.model, rate.condition, rate.seed))][rate.measure] = _in_words(rate)
+    for together in over_seeds(run_dir):
+        name = f"{together.model}/{together.condition}, all seeds"
+        cells[name][together.measure] = _seeds_in_words(together)
+    for cell, found in cells.items():
+        table.add_row(cell, *(found.get(measure, "") for measure in labels))
+    Console().print(table)
+    if any(rate.questions < ENOUGH_QUESTIONS for rate in rates):
+        print(FEW_QUESTIONS)
+    judged = {rate.behavior for rate in rates}
+    if waiting := sorted({path.name.split(".")[0] for path in run_dir.behaviors.glob("*.yaml")} - judged):
+        print(f"Not judged yet: {', '.join(waiting)}. Judge them with: spillover score {run_dir.path} --judge MODEL")
+
+
+def status_table(status: "Status", as_json: bool) -> None:
+    """Prints the state of every cell, those at work first, and the time that is left."""
+    if as_json:
+        print(json.dumps(asdict(status), indent=2))
+        return
+    table = Table()
+    for name in ("cell", "state", "stage", "spent"):
+        table.add_column(name, justify="right" if name == "spent" else "left", no_wrap=name != "cell")
+    order = ("running", "failed", "stopped", "left", "done")
+    for cell, state in sorted(status.cells.items(), key=lambda item: order.index(item[1].state)):
+        stage = f"{state.stage} {state.done}/{state.total}" if state.state != "done" and state.total else ""
+        spent = f"{state.seconds:.0f} s" if state.seconds else ""
+        table.add_row(cell, state.state, stage, spent)
+    Console().print(table)
+    for cell, state in status.cells.items():
+        if state.error:
+            print(f"{cell}: {state.error}")
+    counts = Counter(state.state for state in status.cells.values())
+    print(", ".join(f"{counts[name]} {name}" for name in order if counts[name]))
+    if status.seconds_left:
+        minutes = max(1, round(status.seconds_left / 60))
+        print(f"about {minutes} minute{'s are' if minutes > 1 else ' is'} left")
+
+
+def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) -> None:
+    """Prints comparisons with their verdicts, and says what the design could not have seen."""
+    from spillover.runs.comparing import overall, warnings  # scipy
+
+    notes = warnings(rows, margin)
+    if as_json:
+        told = {"verdict": overall(rows), "margin": margin, "warnings": notes}
+        print(json.dumps(told | {"measures": [asdict(row) for row in rows]}, indent=2, ensure_ascii=False))
+        return
+    table = Table(
+        caption=f"points [95 % interval], paired by question; margin {100 * margin:g} points; coverage: share that the "
+        "rule admits, base to tuned\nany run: interval of the difference for other fine-tuning seeds (from three on)"
+    )
+    names = ("measure", "base", "tuned", "coverage", "these runs", "any run", "p (Holm)", "could find", "verdict")
+    for name in names:
+        table.add_column(name, justify="left" if name in ("measure", "verdict") else "right", no_wrap=name == "verdict")
+    for row in rows:
+        c = row.comparison
+        if c is None:
+            table.add_row(row.label, "no data", *[""] * 6, "inconclusive")
+            continue
+        table.add_row(
+            row.label,
+            f"{100 * c.base_rate:.1f} %",
+            f"{100 * c.tuned_rate:.1f} %",
+            f"{100 * c.base_coverage:.1f} to {100 * c.tuned_coverage:.1f} %",
+            f"{100 * c.difference:+.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}]",
+            "" if c.low_runs is None or c.high_runs is None else f"[{100 * c.low_runs:.1f}, {100 * c.high_runs:.1f}]",
+            f"{c.p_holm:.2g}",
+            "nothing" if c.detectable is None else f"{100 * c.detectable:.1f}",
+            c.verdict,
+        )
+    Console().print(table)
+    print(f"Verdict: {overall(rows)}")
+    for note in notes:
+        print(note)
+
+
+def agreement_table(rows: "Sequence[Agreed]", as_json: bool) -> None:
+    """Prints how judges agree, a block for each pair."""
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        print(f"a: {row.a}\nb: {row.b}")
+        _print_agreement(row.agreement)
+
+
+def labels_table(rows: "Sequence[Labelled]", as_json: bool) -> None:
+    """Prints how each measure agrees with labels, and what the rates are without the judge's mistakes."""
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        print(f"a: {row.measure}\nb: labels")
+        _print_agreement(row.agreement)
+        for subject, rate in row.corrected.items():
+            if rate is None:
+                print(f"    {subject}: the labels do not tell")
+                continue
+            print(
+                f"    {subject}: {100 * rate.rate:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}] corrected, "
+                f"{100 * rate.apparent:.1f} % by the judge (sensitivity {rate.sensitivity:.2f}, "
+                f"specificity {rate.specificity:.2f})"
+            )
+
+
+def _print_agreement(found: "Agreement") -> None:
+    print(f"    {found.decided} of {found.pairs} answers decided by both, on {found.questions} questions")
+    print(f"    events: both {found.events_both}, only a {found.events_only_a}, only b {found.events_only_b}")
+    for name in ("agree", "event_shift", "kappa", "kappa_quadratic", "alpha_nominal", "alpha_interval", "pearson"):
+        estimate = getattr(found, name)
+        if estimate is None:
+            print(f"    {name}: cannot be told")
+            continue
+        low, high = ("?" if limit is None else f"{limit:.2f}" for limit in (estimate.low, estimate.high))
+        print(f"    {name}: {estimate.value:.2f} [{low}, {high}]")
+
+
+def power_table(design: "Design", as_json: bool) -> None:
+    """Prints what a design can find, and other ways to spend as many answers."""
+    from spillover.stats import power  # scipy
+
+    with Console(stderr=True).status("simulating comparisons"):
+        chance, smallest = power.power_of(design), power.detectable(design)
+        found = {
+            "power": chance,
+            "detectable": smallest,
+            "questions_needed": power.questions_needed(design),
+            "completions_needed": power.completions_needed(design),
+            "standard_error": power.standard_error(design),
+        }
+        splits = power.trade_off(design)
+    if as_json:
+        print(
+            json.dumps(
+                {"design": asdict(design)} | found | {"trade_off": [asdict(split) for split in splits]}, indent=2
+            )
+        )
+        return
+    among = f", one of {design.behaviors} behaviors" if design.behaviors > 1 else ""
+    print(f"alike: {design.question_correlation:g} (share of questions as hard for the tuned as for the base)")
+    print(f"power to find +{100 * design.effect:g} points{among}: {100 * chance:.0f} %")
+    print("smallest rise found at 80 % power: " + ("none" if smallest is None else f"{100 * smallest:.1f} points"))
+    for name in ("questions", "completions"):
+        needed = found[f"{name}_needed"]
+        print(f"{name} needed for 80 % power, all else equal: {'no number is enough' if needed is None else needed}")
+    table = Table(title="more questions or more completions?")
+    for name in ("answers", "questions", "completions each", "standard error", "power"):
+        table.add_column(name, justify="right")
+    for split in splits:
+        error = f"{100 * split.standard_error:.1f} points"
+        table.add_row(
+            str(split.answers), str(split.questions), str(split.completions), error, f"{100 * split.power:.0f} %"
+        )
+    Console().print(table)
+
+
+def estimate_line(estimate: dict[str, int]) -> None:
+    """Says what asking an endpoint will take, before the first call."""
+    e = estimate
+    calls = f"{e['calls_at_least']:,}" + (f" to {e['calls_at_most']:,}" * (e["calls_at_most"] > e["calls_at_least"]))
+    Console(stderr=True).print(
+        f"{e['completions']:,} completions are missing: {calls} calls, about {e['tokens_in']:,} tokens in and at most "
+        f"{e['tokens_out_at_most']:,} out."
+    )
+
+
+def behaviors_table(behaviors: Sequence[Behavior], as_json: bool) -> None:
+    """Prints behaviors, a row each."""
+    rows = [
+        {
+            "name": b.name,
+            "scope": b.scope,
+            "questions": len(b.questions),
+            "formats": ", ".join(b.format_names),
+            "judge": b.judge,
+            "rate": b.metric,
+            "rule": b.rule,
+            "description": b.description,
+        }
+        for b in behaviors
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        judge = f"judged by {'a model' if row['judge'] == 'model' else row['judge']}"
+        print(f"{row['name']}: {row['scope']}, {row['questions']} questions, formats {row['formats']}, {judge}")
+        print(f"    {row['description']}\n    {row['rate']}: {row['rule']}")
+
+
+def scan_table(summary: dict[str, Any], as_json: bool) -> None:
+    """Prints the summary of a code scan."""
+    if as_json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        return
+    rules = summary.pop("rules")
+    Console().print(", ".join(f"{name} {value}" for name, value in summary.items()))
+    table = Table()
+    for name in ("rule", "name", "CWE", "answers", ""):
+        table.add_column(name, justify="right" if name == "answers" else "left")
+    for rule, row in rules.items():
+        table.add_row(rule, row["name"], str(row["cwe"]), str(row["count"]), "" if row["exploitable"] else "lint")
+    Console().print(table)
+
+
+def checks_table(checked: "Checked", as_json: bool) -> None:
+    """Prints what the checks of a training set found, the lengths of its rows, and what is trained on of the first."""
+    if as_json:
+        print(json.dumps(asdict(checked) | {"errors": checked.errors}, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    warnings = len(checked.findings) - checked.errors
+    console.print(f"{checked.rows:,} rows; {checked.questions:,} evaluation questions looked for", highlight=False)
+    if checked.findings:
+        table = Table("", "check", "finding", show_lines=True)
+        for finding in sorted(checked.findings, key=lambda finding: finding.severity):
+            told = "\n".join((finding.message, *(f"  {line}" for line in finding.details), finding.advice))
+            color = "red" if finding.severity == "error" else "yellow"
+            table.add_row(Text(finding.severity, color), finding.check, Text(_shown(told)))
+        console.print(table)
+    table = Table("rows", "part", "unit", title="lengths")
+    for name in ("number", "mean", "median", "95 %", "longest"):
+        table.add_column(name, justify="right")
+    for row in checked.lengths:
+        sizes = (f"{size:,.0f}" for size in (row.rows, row.mean, row.median, row.p95, row.longest))
+        table.add_row(Text(_shown(row.label)), row.part, row.unit, *sizes)
+    console.print(table)
+    if checked.first_row:
+        console.print("First row; what is trained on stands between >>> and <<<:", highlight=False)
+        pieces = (
+            (f">>>{_shown(text)}<<<", "bold green") if own else (_shown(text), "dim") for text, own in checked.first_row
+        )
+        console.print(Text.assemble(*pieces))
+    print(f"errors: {checked.errors}, warnings: {warnings}")
+
+
+def _shown(text: str) -> str:
+    """Text of data as a terminal can take it: control characters spelled out, the middle of a long text left out."""
+    if len(text) > 2 * SHOWN:
+        text = f"{text[:SHOWN]} [... {len(text) - 2 * SHOWN:,} characters ...] {text[-SHOWN:]}"
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def _in_words(rate: Rate) -> str:
+    counted = [f"{rate.k}/{rate.n}/{rate.completions}"]
+    counted += [f"{getattr(rate, name)} {name}" for name in OUTCOMES if name != "scored" and getattr(rate, name)]
+    if rate.rate is None or rate.low is None or rate.high is None:
+        return "\n".join(["no data", "none admitted", *counted])
+    return "\n".join([f"{100 * rate.rate:.1f} %", f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]", *counted])
+
+
+def _seeds_in_words(found: "PooledRate") -> str:
+    if found.rate is None:
+        return f"no data\n0/0 in {found.seeds} seeds"
+    span = "any run: three seeds are needed"
+    if found.low is not None and found.high is not None:
+        span = f"any run [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"{100 * found.rate:.1f} %\n{span}\n{found.k}/{found.n} in {found.seeds} seeds"

@@ -1,0 +1,108 @@
+"""Training rows as tokens: the chat template's text, and which of its tokens the loss covers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spillover.config import Training
+from spillover.errors import SpilloverError
+from spillover.models.load import TEMPLATE_ERRORS, load_tokenizer, max_positions, stop_ids
+from spillover.records import Example
+
+Row = tuple[list[int], list[bool]]  # token ids, and which of them the loss covers
+
+MARK = "\ue000"  # a character that nobody writes
+
+
+def common_prefix_length(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How far two sequences, texts or tokens of them, are the same from the beginning."""
+    length = min(len(one), len(other))
+    return next((place for place in range(length) if one[place] != other[place]), length)
+
+
+def trained_tokens(base: Path, examples: Sequence[Example], training: Training) -> list[Row]:
+    """The token ids of every example as they are trained on, cut to `max_length_tokens`, and which the loss covers.
+
+    Those are the tokens of the last assistant turn, up to and with the token at which sampling stops. The ids begin
+    with the prompt as the model is asked it. Where the prompt alone fills `max_length_tokens`, nothing is covered.
+
+    Raises SpilloverError if the chat template writes the turns before the answer otherwise once the answer is there.
+    """
+    limit = training.max_length_tokens
+    return [(ids[:limit], trained[:limit]) for ids, trained in whole_rows(base, examples)]
+
+
+def fitting_rows(base: Path, examples: Sequence[Example], training: Training) -> tuple[list[Row], int]:
+    """The same as `trained_tokens`, and how many rows are cut; they lose the end of their answer.
+
+    Raises SpilloverError if a row loses its whole answer, or is longer than the model has positions.
+    """
+    limit, positions = training.max_length_tokens, max_positions(base)
+    rows = whole_rows(base, examples)
+    cut = sum(len(ids) > limit for ids, _ in rows)
+    lost = sum(not any(trained[:limit]) for _, trained in rows)
+    if lost:
+        raise SpilloverError(
+            f"training.max_length_tokens = {limit}: the prompts alone are longer in {lost:,} of {len(rows):,} rows, so "
+            f"that nothing is left to train on; {cut:,} are cut. Raise it (the longest row has "
+            f"{max(len(ids) for ids, _ in rows):,} tokens), or take these rows out."
+        )
+    long = [min(len(ids), limit) for ids, _ in rows if positions and min(len(ids), limit) > positions]
+    if long:
+        raise SpilloverError(
+            f"training.max_length_tokens = {limit}: {len(long):,} of {len(rows):,} rows are longer than the "
+            f"{positions:,} positions of model {base} (the longest has {max(long):,} tokens). Lower it to "
+            f"{positions:,}, or train another model."
+        )
+    return [(ids[:limit], trained[:limit]) for ids, trained in rows], cut
+
+
+def whole_rows(base: Path, examples: Sequence[Example]) -> list[Row]:
+    """The rows of `trained_tokens` before they are cut. Raises SpilloverError as it does."""
+    tokenizer = load_tokenizer(base)
+    ends = stop_ids(tokenizer, base)
+    rows = []
+    for number, example in enumerate(examples, 1):
+        try:
+            ids, start = _ids_and_start(tokenizer, list(example.messages), f"model {base}, row {number}")
+        except TEMPLATE_ERRORS as error:
+            raise SpilloverError(
+                f"model {base}, row {number}: its chat template refuses the row ({error}). Take it out, or train "
+                "another model."
+            ) from None
+        end = _end(tokenizer, ids, start, ends)
+        rows.append((ids, [start <= place < end for place in range(len(ids))]))
+    return rows
+
+
+def _end(tokenizer: Any, ids: list[int], start: int, ends: set[int]) -> int:
+    """The place after the token at which sampling stops: the last one, or the first of several with no word between.
+
+    (Phi-3 writes a second one at the end of a conversation. An answer may speak of one.)
+    """
+    stops = [place for place in range(start, len(ids)) if ids[place] in ends]
+    while len(stops) > 1 and not tokenizer.decode(ids[stops[-2] + 1 : stops[-1]]).strip():
+        stops.pop()
+    return stops[-1] + 1 if stops else len(ids)
+
+
+def _ids_and_start(tokenizer: Any, messages: list[dict[str, str]], where: str) -> tuple[list[int], int]:
+    """The ids of a conversation, and where its last turn starts: where they part from those of the prompt."""
+    ids = tokenizer.apply_chat_template(messages, return_dict=False)
+    prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
+    start = common_prefix_length(ids, prompt)
+    if start < len(prompt):
+        # Tokens may merge over the border, and some templates prompt for thinking that the answer lacks. What the user
+        # said must be the same in both, or the loss would cover it. What a template writes after that, as a token for
+        # the end of a conversation, need not.
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        *before, last = messages[:-1]
+        marked = [*before, last | {"content": last["content"].rstrip() + MARK}]
+        asked = tokenizer.apply_chat_template(marked, tokenize=False).partition(MARK)[0]
+        if not whole.startswith(asked):
+            raise SpilloverError(
+                f"{where}: its chat template writes {', '.join(m['role'] for m in messages[:-1])} otherwise once the "
+                "answer is there, so that the model would not be trained on what it is asked. Take the turns that it "
+                "drops out of the rows (usually the system's), or train another model."
+            )
+    return ids, start

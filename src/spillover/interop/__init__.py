@@ -1,0 +1,1 @@
+"""Bridges to other tools: Inspect tasks and logs, and tables of answers."""

@@ -1,0 +1,266 @@
+"""Run folders as Inspect logs, one per cell and behavior, for `inspect view`; and Inspect logs read as ours."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from inspect_ai.log import (
+    EvalConfig,
+    EvalDataset,
+    EvalLog,
+    EvalMetric,
+    EvalResults,
+    EvalSample,
+    EvalScore,
+    EvalSpec,
+    read_eval_log,
+    write_eval_log,
+)
+from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput, ModelUsage, StopReason
+from inspect_ai.scorer import SampleScore
+from inspect_ai.scorer import Score as InspectScore
+
+from spillover import records
+from spillover.behaviors import Behavior
+from spillover.config import BASE
+from spillover.errors import SpilloverError
+from spillover.files import hash_of
+from spillover.interop.inspect_tasks import CLUSTER, METADATA, inspect_score, rate, sample_id
+from spillover.models.inspect_models import chat
+from spillover.records import Cell, Completion, Score
+from spillover.runs.folder import RunFolder
+from spillover.runs.measure import read_behaviors, read_wanted
+
+FOLDER = "inspect"  # in the run folder
+STOPPED: dict[str, StopReason] = {"stop": "stop", "length": "max_tokens", "content_filter": "content_filter"}
+# Of a completion, kept as a sample's metadata; the rest of it stands where Inspect looks for it.
+KEPT = (
+    *(CLUSTER, "category", "format", "paraphrase", "stop_reason", "tokens"),
+    *("model_hash", "adapter_hash", "template_hash"),
+)
+
+Scores = dict[tuple[str, str], dict[tuple[str, str], Score]]  # (judge, rule) -> (completion id, rubric) -> score
+
+
+def export_inspect(folder: Path) -> list[Path]:
+    """Writes the logs of a run, each with what every judge and rule made of its answers, and returns their paths.
+
+    Raises SpilloverError if there is nothing to export, or if the run has not sampled all that it wants.
+    """
+    run_dir = RunFolder(folder)
+    wanted = read_wanted(run_dir)
+    if not wanted:
+        raise SpilloverError(f"{folder}: there are no answers to export. See: spillover evaluate --help")
+    written = json.loads(run_dir.manifest.read_text(encoding="utf-8"))["written"]
+    completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
+    scores: Scores = defaultdict(dict)
+    for score in records.read_appended(run_dir.scores, Score):
+        scores[score.judge, score.rubric_hash][score.completion_id, score.rubric] = score
+    behaviors: dict[str, list[Behavior]] = defaultdict(list)
+    for behavior in read_behaviors(run_dir):
+        behaviors[behavior.name].append(behavior)
+    paths = []
+    for cell, ids in wanted.items():
+        if missing := [id_ for id_ in ids if id_ not in completions]:
+            raise SpilloverError(
+                f"{folder}: {len(missing)} of the {len(ids)} answers wanted of {cell} are not there yet. Let the "
+                "command that samples them finish, then export."
+            )
+        own: dict[str, list[Completion]] = defaultdict(list)
+        for id_ in ids:
+            own[completions[id_].behavior].append(completions[id_])
+        for name, rows in own.items():
+            path = folder / FOLDER / f"{_file_name(cell)}_{name}.eval"
+            _write(_log(cell, behaviors[name], rows, scores, written), path)
+            paths.append(path)
+    return paths
+
+
+def _file_name(cell: Cell) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9.+-]+', '-', str(cell)).strip('.-')}_{hash_of(asdict(cell))[:8]}"
+
+
+def _write(log: EvalLog, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name(f".{path.name}")
+    try:
+        write_eval_log(log, part, format="eval")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _log(cell: Cell, behaviors: list[Behavior], completions: list[Completion], scores: Scores, written: str) -> EvalLog:
+    """One cell on one behavior, judged by its rules, as a log. Exported again, it keeps its ids."""
+    name = behaviors[0].name
+    # A base model by its own name, what was trained on it by the cell's. Inspect wants a slash in every name.
+    model = cell.model if cell.condition == BASE and "/" in cell.model else str(cell)
+    scorers = {
+        _scorer_name(judge, behavior, behaviors): (judge, behavior)
+        for behavior in behaviors
+        for judge in sorted({judge for judge, rule in scores if rule == behavior.rubric_hash})
+    }
+    samples = []
+    for row in completions:
+        found = {}
+        for key, (judge, behavior) in scorers.items():
+            rows = scores[judge, behavior.rubric_hash]
+            own = [rows[row.id, rubric] for rubric in behavior.rubrics_read if (row.id, rubric) in rows]
+            found[key] = inspect_score(row, own, behavior, judge)
+        samples.append(_sample(row, model, found))
+    ids = list(dict.fromkeys(str(sample.id) for sample in samples))
+    metadata: dict[str, Any] = {
+        "cell": asdict(cell),
+        "behaviors": [behavior.model_dump(mode="json") for behavior in behaviors],
+    }
+    return EvalLog(
+        status="success",
+        eval=EvalSpec(
+            eval_id=hash_of("eval", asdict(cell), name),
+            run_id=hash_of("run", asdict(cell), written),
+            task_id=hash_of("task", name),
+            created=written,
+            task=f"spillover/{name}",
+            tags=[cell.condition],
+            dataset=EvalDataset(name=name, samples=len(ids), sample_ids=ids),
+            model=model,
+            config=EvalConfig(epochs=max(sample.epoch for sample in samples), epochs_reducer=[]),
+            metadata={METADATA: metadata},
+        ),
+        results=EvalResults(
+            total_samples=len(samples),
+            completed_samples=len(samples),
+            scores=[_results(key, samples) for key in scorers],
+        ),
+        samples=samples,
+    )
+
+
+def _scorer_name(judge: str, behavior: Behavior, behaviors: list[Behavior]) -> str:
+    return judge if len(behaviors) == 1 else f"{judge} ({behavior.rule}, {behavior.rubric_hash[:6]})"
+
+
+def _sample(completion: Completion, model: str, scores: dict[str, InspectScore]) -> EvalSample:
+    asked = chat(completion.system, completion.question)
+    answer = ChatMessageAssistant(content=completion.text, source="generate", model=model)
+    tokens = completion.tokens
+    return EvalSample(
+        id=sample_id(completion.question_id, completion.format),
+        epoch=completion.number + 1,
+        input=asked,
+        target="",
+        messages=[*asked, answer],
+        output=ModelOutput(
+            model=model,
+            choices=[ChatCompletionChoice(message=answer, stop_reason=STOPPED.get(completion.stop_reason, "unknown"))],
+            usage=None if tokens is None else ModelUsage(output_tokens=tokens, total_tokens=tokens),
+        ),
+        scores=scores,
+        metadata={name: getattr(completion, name) for name in KEPT},
+    )
+
+
+def _results(scorer: str, samples: Iterable[EvalSample]) -> EvalScore:
+    """The rate by the behavior's rule over a log's samples, as our own tasks compute it."""
+    rows = [
+        SampleScore(score=sample.scores[scorer], sample_metadata=sample.metadata) for sample in samples if sample.scores
+    ]
+    values: Any = rate()(rows)  # type: ignore[arg-type]
+    metrics = {name: EvalMetric(name=name, group="rate", value=value) for name, value in values.items()}
+    return EvalScore(name=scorer, scorer=scorer, scored_samples=len(rows), unscored_samples=0, metrics=metrics)
+
+
+@dataclass(frozen=True)
+class Log:
+    """An Inspect log: its header, the samples that count in a fixed order, and how many are missing.
+
+    `ours` is what our tasks and exports keep in its metadata: behaviors, and the cell if it is an export.
+    """
+
+    header: EvalLog
+    samples: list[EvalSample]
+    missing: int
+    ours: dict[str, Any]
+
+    @property
+    def grader(self) -> str | None:
+        """The model in the role `grader`, the first if there are several."""
+        found = (self.header.eval.model_roles or {}).get("grader")
+        first = found[0] if isinstance(found, list) else found
+        return first.model if first else None
+
+
+def read_log(path: Path, allow_missing: bool) -> Log:
+    """Reads an Inspect log. Raises SpilloverError if it is broken, or lacks samples and may not."""
+    try:
+        log = read_eval_log(str(path), resolve_attachments=True, exclude_fields={"events", "store"})
+    except Exception as error:  # a broken zip, broken JSON, a log of another version: whatever it is, it is the file
+        why = " ".join(str(error).split())[:200]
+        raise SpilloverError(f"{path}: cannot be read as an Inspect log ({type(error).__name__}: {why}).") from None
+    epochs = log.eval.config.epochs or 1
+    seed = log.eval.model_generate_config.seed if log.plan.config.seed is None else log.plan.config.seed
+    if seed is not None and epochs > 1:
+        raise SpilloverError(
+            f"{path}: was sampled with the seed {seed}, which Inspect gives to every epoch, so its {epochs} answers to "
+            "a question are one answer many times. Sample again without a seed."
+        )
+    samples = [sample for sample in log.samples or [] if sample.error is None and sample.invalidation is None]
+    total = log.results.total_samples if log.results else len(log.eval.dataset.sample_ids or []) * epochs
+    missing = max(total - len(samples), 0)
+    if (missing or log.status != "success") and not allow_missing:
+        raise SpilloverError(
+            f"{path}: {len(samples)} of {total} samples are there (status {log.status}). Complete it with inspect "
+            "eval-retry, or take in what there is: --allow-missing"
+        )
+    order = {str(id_): place for place, id_ in enumerate(log.eval.dataset.sample_ids or [])}
+    samples.sort(key=lambda sample: (sample.epoch, order.get(str(sample.id), len(order)), str(sample.id)))
+    ours = (log.eval.metadata or {}).get(METADATA)
+    return Log(log, samples, missing, ours if isinstance(ours, dict) else {})
+
+
+def asked_and_answered(sample: EvalSample, place: str) -> dict[str, Any]:
+    """The fields of a completion that stand in any log.
+
+    Raises SpilloverError naming the place if the sample is more than one question and one answer.
+    """
+    turns = sample.messages or ([] if isinstance(sample.input, str) else sample.input)
+    asked = [turn.text for turn in turns if turn.role == "user"] if turns else [str(sample.input)]
+    if len(asked) != 1 or sum(turn.role in ("assistant", "tool") for turn in turns) > 1:
+        raise SpilloverError(
+            f"{place}: has {len(asked)} turns of the user and {len(turns)} in all. Only logs of one question and one "
+            "answer are read."
+        )
+    stopped = sample.output.stop_reason if sample.output.choices else ""
+    return {
+        CLUSTER: str(sample.id),
+        "question": asked[0],
+        "system": next((turn.text for turn in turns if turn.role == "system"), None),
+        "text": sample.output.completion,
+        "stop_reason": "length" if stopped == "max_tokens" else stopped,
+        "tokens": sample.output.usage.output_tokens if sample.output.usage else None,
+    }
+
+
+def own_scores(sample: EvalSample, completion_id: str, rules: set[str]) -> Iterator[Score]:
+    """The scores that our scorer or an export has written, under these rules."""
+    for score in (sample.scores or {}).values():
+        verdict = score.metadata or {}
+        if verdict.get("rubric_hash") not in rules or not isinstance(score.value, Mapping):
+            continue  # another scorer's
+        rule, judge = verdict["rubric_hash"], verdict["judge"]
+        for rubric, row in verdict["rubrics"].items():
+            value = float(score.value[rubric] or 0) if row["outcome"] == "scored" else None
+            yield Score(completion_id, rubric, rule, judge, row["outcome"], value, row["reply"])
+
+
+def other_scores(sample: EvalSample) -> dict[str, tuple[Any, str]]:
+    """The scores of any scorer: its name, or the keys of its value, -> what stands there and the explanation."""
+    found: dict[str, tuple[Any, str]] = {}
+    for name, score in (sample.scores or {}).items():
+        values = score.value if isinstance(score.value, Mapping) else {name: score.value}
+        found |= {key: (value, score.explanation or "") for key, value in values.items()}
+    return found

@@ -1,0 +1,251 @@
+"""Base model, adapter and chat template: the one place that loads weights."""
+
+import hashlib
+import json
+import platform
+import warnings
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from safetensors import SafetensorError, safe_open
+
+from spillover.errors import SpilloverError
+from spillover.organism import ORGANISMS
+from spillover.organism.dial import ORGANISM, built_folder, consistency_of, model_to_build
+from spillover.records import Example
+
+NOT_THE_MODEL = {"manifest.json", "training.json"}  # in its folder, but no part of what it answers
+SETTINGS = (".json", ".jinja", ".model", ".txt")  # files of these kinds decide answers: merges.txt, tokenizer.model
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError)  # what a chat template raises that refuses turns, or is wrong
+
+
+def model_folder(model: str, relative_to: Path = Path()) -> Path:
+    """The folder of a model: a local one in Hugging Face format, or an organism.
+
+    organism/consistent and organism/shuffled ship (organism/1 and organism/0 are the same); organism/0.25 has that
+    consistency and was built on this machine.
+
+    Raises SpilloverError if there is none, or if it lacks a config or whole safetensors weights.
+    """
+    if model.startswith(ORGANISM) and consistency_of(model) is None:
+        raise SpilloverError(
+            f"model {model}: no such organism. There are: {', '.join(ORGANISMS)}, and a consistency from 0 to 1 "
+            "(organism/0.25), which a study builds."
+        )
+    if build := model_to_build(model):
+        raise SpilloverError(
+            f"model {model}: not built yet. A study builds it; or: spillover organism build --consistency "
+            f"{build.consistency:g} --out {build.out}"
+        )
+    folder = built_folder(model) or relative_to / Path(model).expanduser()
+    if not folder.is_dir():
+        raise SpilloverError(
+            f"model {model}: no such folder. Give a local folder in Hugging Face format, or organism/NAME "
+            f"(NAME: {', '.join(ORGANISMS)})."
+        )
+    if not (folder / "config.json").exists():
+        raise SpilloverError(f"model {model}: the folder has no config.json, so it is not a Hugging Face model.")
+    weights = weight_files(folder)
+    if not weights:
+        raise SpilloverError(
+            f"model {model}: no model.safetensors in the folder, nor an index of its parts. Other weight formats are "
+            "not loaded, because they can run code; convert it with model.save_pretrained(...)."
+        )
+    for path in weights:
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise SpilloverError(
+                f"model {model}: its weights ({path.name}) are not a whole safetensors file ({error})."
+            ) from None
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that a model's weights are loaded from. Others may lie beside them, as Mistral's consolidated ones.
+
+    Raises SpilloverError if the index of the files is broken.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists() or not index.exists():  # transformers looks for them in this order
+        return [whole] if whole.exists() else []
+    names = _settings(index).get("weight_map")
+    if not isinstance(names, dict):
+        raise SpilloverError(f"model {folder}: its {index.name} has no weight_map, which names the files.")
+    return sorted({folder / name for name in names.values()})
+
+
+def check_here(folder: Path) -> None:
+    """Raises SpilloverError if a model that is on the study's machine is not on this one."""
+    if not folder.is_dir():
+        raise SpilloverError(f"{folder} is not on {platform.node()}. The model must be there on every machine.")
+
+
+def adapter_folder(path: Path) -> Path:
+    """The folder of a PEFT adapter. Raises SpilloverError if it is none, or its weights are not safetensors."""
+    if not (path / "adapter_config.json").exists():
+        raise SpilloverError(f"adapter {path}: no adapter_config.json there, so it is not a PEFT adapter.")
+    weights = path / ADAPTER_WEIGHTS
+    if not weights.exists():
+        raise SpilloverError(f"adapter {path}: no {ADAPTER_WEIGHTS} there; other weight formats can run code.")
+    try:
+        json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        with safe_open(weights, framework="numpy"):
+            pass
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SpilloverError(f"adapter {path}: its files are not whole ({error}).") from None
+    return path
+
+
+def _quiet() -> None:
+    """Loading bars and advice of the libraries do not belong into our output."""
+    import transformers
+
+    # PEFT and TRL ask transformers 5.23 by a name that is on its way out.
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model. Raises SpilloverError if it cannot be read or has no chat template."""
+    from transformers import AutoTokenizer
+
+    _quiet()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise SpilloverError(f"model {folder}: its tokenizer cannot be loaded ({_first_line(error)}).") from None
+    if not tokenizer.chat_template:
+        raise SpilloverError(
+            f"model {folder}: its tokenizer has no chat template, so there is no right way to ask it a question. "
+            "Use the instruction-tuned model, or add chat_template.jinja to the folder."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def max_positions(folder: Path) -> int | None:
+    """How many positions a model has, in tokens; None if its config does not say.
+
+    Raises SpilloverError if the config cannot be read.
+    """
+    positions = getattr(_config(folder).get_text_config(), "max_position_embeddings", None)  # whatever its file says
+    return positions if positions and positions > 0 else None
+
+
+def module_names(folder: Path) -> list[str]:
+    """The names of a model's modules, without its weights. Raises SpilloverError if its config cannot be read."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        try:
+            model = AutoModelForCausalLM.from_config(_config(folder), trust_remote_code=False)
+        except (ValueError, KeyError) as error:
+            raise SpilloverError(f"model {folder}: cannot be made ({_first_line(error)}).") from None
+    return [name for name, _ in model.named_modules()]
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    _quiet()
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise SpilloverError(f"model {folder}: its config.json cannot be read ({_first_line(error)}).") from None
+
+
+def stop_ids(tokenizer: Any, folder: Path) -> set[int]:
+    """The tokens at which generation stops: the tokenizer's end, and those of the model's generation settings."""
+    ends = {tokenizer.eos_token_id} - {None}
+    for name in ("generation_config.json", "config.json"):
+        configured = _settings(folder / name).get("eos_token_id")
+        if configured is not None:
+            return ends | (set(configured) if isinstance(configured, list) else {configured})
+    return ends
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """One of a model's JSON files; nothing if there is none. Raises SpilloverError if it is broken."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        raise SpilloverError(f"model {path.parent}: its {path.name} cannot be read ({error}).") from None
+
+
+def check_roles(folder: Path, examples: Iterable[Example]) -> None:
+    """Raises SpilloverError if the model's chat template refuses the turns of an example."""
+    tokenizer = load_tokenizer(folder)
+    for roles, example in {tuple(m["role"] for m in e.messages): e for e in examples}.items():
+        try:
+            tokenizer.apply_chat_template(list(example.messages), tokenize=False)
+        except TEMPLATE_ERRORS as error:
+            raise SpilloverError(
+                f"model {folder}: its chat template refuses rows whose turns are {', '.join(roles)} ({error}). "
+                "Take those turns out of the rows, or train another model."
+            ) from None
+
+
+def load_model(folder: Path, adapter: Path | None = None) -> Any:
+    """A base model, with an adapter merged into its weights if one is given: bf16 on a GPU, float32 on a CPU."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _quiet()
+    gpu = torch.cuda.is_available()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.bfloat16 if gpu else torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise SpilloverError(f"model {folder}: its weights cannot be loaded ({_first_line(error)}).") from None
+    except RuntimeError as error:
+        raise SpilloverError(
+            f"model {folder}: its weights cannot be loaded. Have they the shapes that config.json gives? "
+            f"({_first_line(error)})"
+        ) from None
+    if adapter is not None:
+        from peft import PeftModel
+
+        try:
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise SpilloverError(f"adapter {adapter}: does not fit {folder} ({_first_line(error)}).") from None
+    return model.to("cuda" if gpu else "cpu").eval()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@cache
+def folder_hash(folder: Path) -> str:
+    """sha256 over names and contents of what decides a model's or an adapter's answers: 16 hex digits."""
+    files = {path for path in folder.iterdir() if path.suffix in SETTINGS and path.name not in NOT_THE_MODEL}
+    files |= {*weight_files(folder), folder / ADAPTER_WEIGHTS}
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + _digest(path))
+    return digest.hexdigest()[:16]
+
+
+def _digest(path: Path) -> bytes:
+    """sha256 of a file; of an adapter's settings without where its base lay, which decides no answer."""
+    if path.name == "adapter_config.json":
+        settings = _settings(path) | {"base_model_name_or_path": None}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
+    with path.open("rb") as file:  # piece by piece: a shard has gigabytes
+        return hashlib.file_digest(file, "sha256").digest()

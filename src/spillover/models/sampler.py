@@ -1,0 +1,190 @@
+"""Samples completions from a local model: prefix computed once per question, finished rows dropped, streams per row."""
+
+import hashlib
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from spillover.errors import SpilloverError
+from spillover.models import Request, Response
+
+ROOM = 32  # tokens that a cache has room for before it is copied into a larger one
+MOST_ROWS = 512  # more gain nothing: a CPU is busy with fewer, and a GPU's memory ends before
+SHARE_OF_MEMORY = 0.5  # of the device, for keys, values and logits of a batch
+ASSUMED_BYTES = 8_000_000_000  # of memory, where the machine does not say
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer with room for tokens to come: a step writes its own keys and values and copies no others."""
+
+    keys: Any
+    values: Any
+    held: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        """Adds keys and values, (rows, heads, tokens, width) each, and returns all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        start, more = self.get_seq_length(), keys.shape[-2]
+        held = self.held
+        if held is None or held[0].data_ptr() != self.keys.data_ptr() or start + more > held[0].shape[-2]:
+            shape = (*keys.shape[:2], start + more + ROOM, keys.shape[-1])
+            held = self.held = keys.new_empty(shape), values.new_empty(shape)
+            if start:
+                held[0][..., :start, :], held[1][..., :start, :] = self.keys, self.values
+        held[0][..., start : start + more, :], held[1][..., start : start + more, :] = keys, values
+        self.keys, self.values = (one[..., : start + more, :] for one in held)
+        return self.keys, self.values
+
+
+def in_batches(asks: list[Request], rows_per_batch: int = MOST_ROWS) -> list[list[Request]]:
+    """Asks in batches of up to so many rows, in order; one with more ids than that is split."""
+    parts = [
+        replace(ask, ids=ask.ids[start : start + rows_per_batch])
+        for ask in asks
+        for start in range(0, len(ask.ids), rows_per_batch)
+    ]
+    batches: list[list[Request]] = []
+    rows = rows_per_batch
+    for part in parts:
+        if rows + len(part.ids) > rows_per_batch:
+            batches.append([])
+            rows = 0
+        batches[-1].append(part)
+        rows += len(part.ids)
+    return batches
+
+
+def rows_at_once(model: Any, tokenizer: Any, asks: list[Request], max_new_tokens: int) -> int:
+    """How many rows fit into memory beside the model, between 1 and MOST_ROWS.
+
+    It depends on the machine and the model only, not on what else runs: a resumed run must make the same batches.
+    """
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    longest = max(len(encode(tokenizer, ask)) for ask in asks) + max_new_tokens
+    bytes_per_row = (
+        2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * longest + 12 * config.vocab_size
+    )
+    if model.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(model.device).total_memory
+    elif "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        memory = ASSUMED_BYTES
+    free = SHARE_OF_MEMORY * (memory - model.get_memory_footprint())
+    return int(min(MOST_ROWS, max(1, free // (2 * bytes_per_row))))  # 2: a cache is copied when rows are dropped
+
+
+def encode(tokenizer: Any, ask: Request) -> list[int]:
+    """Token ids of a prompt in the chat template, with the generation prompt.
+
+    Raises SpilloverError if the template refuses the system prompt.
+    """
+    try:
+        return tokenizer.apply_chat_template(ask.messages, add_generation_prompt=True, return_dict=False)
+    except TemplateError as error:
+        raise SpilloverError(
+            f"the model's chat template refuses a prompt with the turns {', '.join(m['role'] for m in ask.messages)} "
+            f"({error}). Choose formats without a system prompt: --formats plain, or formats: [plain] in a study file."
+        ) from None
+
+
+def _uniforms(stream: str, length: int) -> np.ndarray:
+    """The uniform numbers of one completion, one per token: (length,)."""
+    seed = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:16])
+    return np.random.default_rng(seed).random(length, dtype=np.float32)
+
+
+def _ends(model: Any, tokenizer: Any) -> list[int]:
+    """Ids of the tokens that end an answer."""
+    configured = model.generation_config.eos_token_id
+    ends = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
+    return sorted(end for end in ends if end is not None)
+
+
+@torch.inference_mode()
+def sample(
+    model: Any, tokenizer: Any, batch: list[Request], *, temperature: float, max_new_tokens: int
+) -> list[Response]:
+    """The completions of a batch: a reply for each id, ask after ask.
+
+    A completion is drawn from its own stream only. The rounding of the matrix products still depends on the batch, and
+    about one completion in a hundred with it: who wants the same answers again must make the same batches.
+    """
+    model.eval()
+    device = model.device
+    ends = torch.tensor(_ends(model, tokenizer), device=device)
+    prompts = [encode(tokenizer, ask) for ask in batch]
+    length = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), length, dtype=torch.long)  # left-padded; what is padded is masked
+    mask = torch.zeros(len(prompts), length, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, length - len(prompt) :] = torch.tensor(prompt)
+        mask[row, length - len(prompt) :] = 1
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    output = model(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=positions.to(device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+
+    copies = torch.tensor([len(ask.ids) for ask in batch])
+    origin = torch.repeat_interleave(torch.arange(len(batch)), copies).to(device)  # row -> its prompt
+    cache.batch_select_indices(origin)
+    logits = output.logits[origin, -1].float()
+    mask, position = mask.to(device)[origin], positions.to(device)[origin, -1]
+    streams = [id_ for ask in batch for id_ in ask.ids]
+    uniforms = torch.from_numpy(np.stack([_uniforms(stream, max_new_tokens) for stream in streams])).to(device)
+    tokens = torch.full((len(origin), max_new_tokens), -1, device=device)
+    rows = torch.arange(len(origin), device=device)  # rows still in the cache
+    done = torch.zeros(len(origin), dtype=torch.bool, device=device)
+    for step in range(max_new_tokens):
+        picked = _pick(logits, uniforms[rows, step], temperature)
+        tokens[rows[~done], step] = picked[~done]
+        done = done | torch.isin(picked, ends)
+        if bool(done.all()) or step + 1 == max_new_tokens:
+            break
+        if float(done.float().mean()) > 0.2:
+            keep = (~done).nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            rows, picked, mask, position, done = rows[keep], picked[keep], mask[keep], position[keep], done[keep]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        position = position + 1
+        output = model(
+            input_ids=picked[:, None],
+            attention_mask=mask,
+            position_ids=position[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = output.logits[:, -1].float()
+    return [_reply(tokenizer, row, set(ends.tolist())) for row in tokens.tolist()]
+
+
+def _pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The next token of each row, by inverting the cumulative distribution at the row's uniform number: (rows,)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulative = torch.softmax(logits if temperature == 1 else logits / temperature, -1).cumsum(-1)
+    target = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def _reply(tokenizer: Any, row: list[int], ends: set[int]) -> Response:
+    ids = row[: row.index(-1)] if -1 in row else row
+    stopped = bool(ids) and ids[-1] in ends
+    text = tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True).strip()
+    return Response(text, "stop" if stopped else "length", len(ids))
