@@ -1,193 +1,212 @@
 """One model through behaviors without any training; and stored answers judged again, without any sampling."""
 
-import itertools
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from spillover import records
 from spillover.behaviors import Behavior, load_behavior, load_rule
-from spillover.config import BASE, Sampling
+from spillover.config import BASE, Sampling, load_study
 from spillover.errors import SpilloverError
-from spillover.files import provenance, write_atomically
+from spillover.files import provenance
 from spillover.judges.canary import check_judge
 from spillover.models.endpoint import is_remote
 from spillover.models.load import adapter_folder, folder_hash, model_folder
-from spillover.records import Cell, Completion
+from spillover.records import Cell
 from spillover.report import write_report
-from spillover.runs.comparing import write_matrix
-from spillover.runs.folder import RunFolder
+from spillover.runs.folder import CellEntry, RunFolder
 from spillover.runs.measure import (
     Battery,
     Target,
     by_prompt,
-    check,
     estimate,
-    keep_wanted,
-    missing_completions,
-    read_behaviors,
-    read_wanted,
     sample_missing,
     score_missing,
     wanted_completions,
-    write_behaviors,
-    write_rates,
 )
+from spillover.runs.results import Run, results_of
+from spillover.runs.store import AnswerStore
 from spillover.workers import BEGUN, DONE, OnProgress, Progress, Step
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `spillover evaluate` is asked for. `model`: a local folder, organism/NAME, or a name that Inspect knows."""
-
-    model: str
-    behaviors: tuple[str, ...]
-    completions_per_question: int
-    sampling: Sampling
-    adapter: Path | None = None
-    formats: tuple[str, ...] = ()
-    judge: str | None = None
-    force: bool = False  # believe a judge that fails its canary
+SAMPLING = Sampling(max_new_tokens=600)
 
 
 def evaluate(
-    wanted: Evaluation, out: Path, on_progress: OnProgress, on_estimate: Callable[[dict[str, int]], None]
-) -> RunFolder:
-    """Samples a model, judges it, writes rates and report into the folder `out`, beside the models already there.
+    model: str,
+    behaviors: Sequence[str],
+    out: Path | str,
+    *,
+    adapter: Path | str | None = None,
+    completions_per_question: int = 20,
+    formats: Sequence[str] = (),
+    sampling: Sampling = SAMPLING,
+    judge: str | None = None,
+    trust_judge: bool = False,
+    on_progress: OnProgress = lambda _: None,
+    on_estimate: Callable[[dict[str, int]], None] = lambda _: None,
+) -> Run:
+    """Samples a model, judges it, writes tables and report into the folder `out`, beside the models already there.
 
-    Without a judge, what needs one is sampled only, for `score` to judge later. Raises SpilloverError for bad input
-    before any work, and for an endpoint or a judge that keeps failing after everything else is kept.
+    `model`: a local folder, organism/NAME, or a model behind an endpoint as Inspect names it. `behaviors`: names that
+    ship, or paths of YAML files; `formats`: only these. Without `judge`, what needs one is sampled only, for `rescore`
+    to judge later; `trust_judge` believes one that fails its canary. `on_estimate` gets what asking an endpoint will
+    take, before the first call.
+
+    Raises SpilloverError for bad input before any work, and for an endpoint or a judge that keeps failing after
+    everything else is kept.
+
+    >>> run = evaluate("organism/consistent", ["world_facts"], "runs/mine", completions_per_question=1,
+    ...     sampling=Sampling(max_new_tokens=48))
+    >>> run.rates()[["model", "condition", "n"]].values.tolist()
+    [['organism/consistent', 'base', 120]]
     """
-    if not wanted.behaviors:
+    if not behaviors:
         raise SpilloverError("--behaviors: names none. There are: spillover behaviors")
-    subject = _subject(wanted)
-    behaviors = tuple((load_behavior(name), wanted.completions_per_question) for name in wanted.behaviors)
-    battery = Battery(behaviors, wanted.sampling, wanted.formats, wanted.judge)
-    check(battery, judge_needed=False)
-    run_dir = RunFolder(out)
-    with run_dir.writing():
-        if run_dir.study.exists():
+    target = _target(model, Path(adapter) if adapter else None)
+    asked = tuple((load_behavior(name), completions_per_question) for name in behaviors)
+    battery = Battery(asked, sampling, tuple(formats), judge)
+    battery.check(judge_needed=False)
+    folder = RunFolder(Path(out))
+    with folder.writing():
+        if folder.study.exists():
             raise SpilloverError(f"{out}: holds a study, which measures its own models. Choose another --out.")
-        completions = wanted_completions(subject, battery)
-        if isinstance(subject.model, str):
-            on_estimate(
-                estimate(by_prompt(missing_completions(completions, run_dir).values()), wanted.sampling.max_new_tokens)
-            )
-        step = _step(str(subject.cell), on_progress)
+        manifest, entries, store = folder.read_manifest(), folder.read_cells(), AnswerStore(folder)
+        if "imported" in manifest:
+            raise SpilloverError(f"{out}: holds imported answers. Choose another --out.")
+        completions = wanted_completions(target, battery)
+        if isinstance(target.model, str):
+            missing = [row for id_, row in completions.items() if id_ not in store.completions]
+            on_estimate(estimate(by_prompt(missing), sampling.max_new_tokens))
+        step = _step(str(target.cell), on_progress)
         step(BEGUN, 0, 0)
-        if wanted.judge and battery.judged_by_model:
-            check_judge(wanted.judge, run_dir.judges, wanted.force, step)
-        sample_missing(subject, battery, completions, run_dir, step)
-        _write_inputs(wanted, subject, battery, run_dir)
-        keep_wanted(subject.cell, _other_behaviors(subject.cell, wanted.behaviors, run_dir) | completions, run_dir)
-        _judge([behavior for behavior, _ in behaviors], wanted.judge, {*completions}, run_dir, step)
+        if judge and battery.judged_by_model:
+            check_judge(judge, folder.judges, trust_judge, step)
+        sample_missing(target, battery, completions, store, step)
+        # Of behaviors that it was asked in an earlier call, and is not asked now, the answers still count.
+        before = entries[target.cell].completions if target.cell in entries else ()
+        names = {behavior.name for behavior, _ in asked}
+        others = [id_ for id_ in before if id_ in store.completions and store.completions[id_].behavior not in names]
+        entries[target.cell] = CellEntry(target.cell, (*others, *completions))
+        settings = {
+            "model": model,
+            "adapter": str(adapter) if adapter else None,
+            "model_hash": folder_hash(target.model) if isinstance(target.model, Path) else None,
+            "adapter_hash": folder_hash(target.adapter) if target.adapter else None,
+            "behaviors": dict.fromkeys(behaviors, completions_per_question),
+            "formats": list(formats),
+            "sampling": sampling.model_dump(),
+            "judge": judge,
+        }
+        _write_inputs(folder, manifest, {str(target.cell): settings})
+        folder.write_behaviors([behavior for behavior, _ in asked])
+        folder.write_cells(entries.values())
+        _judge([behavior for behavior, _ in asked], judge, completions, entries, store, step)
         step(DONE, 1, 1)
-    return run_dir
+    return Run(folder.path)
 
 
 def rescore(
-    folder: Path, judge: str, rubric: Path | None, names: tuple[str, ...], force: bool, on_progress: OnProgress
-) -> RunFolder:
-    """Judges the stored answers of a run, or of the behaviors in `names`, by the model `judge`; nothing is sampled.
+    path: Path | str,
+    judge: str,
+    *,
+    rubric: Path | None = None,
+    behaviors: Sequence[str] = (),
+    trust_judge: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> Run:
+    """Judges the stored answers of a run, or of the behaviors named, by the model `judge`; nothing is sampled.
 
-    `rubric` is a file with rubrics and a rule of its own, instead of those of the behaviors.
+    `rubric` is a file with rubrics and a rule of its own, instead of those of the behaviors. Raises SpilloverError if
+    there is nothing that a model could judge, or the judge fails its canary or on too many answers.
     """
-    run_dir = RunFolder(folder)
-    wanted = read_wanted(run_dir)
-    if not wanted:
-        raise SpilloverError(f"{folder}: there are no answers to judge. See: spillover evaluate --help")
-    behaviors = read_behaviors(run_dir)
-    there = sorted({behavior.name for behavior in behaviors})
-    if unknown := set(names) - set(there):
-        raise SpilloverError(f"{folder}: has no behavior {min(unknown)}; it has {', '.join(there)}.")
-    own = [behavior for behavior in behaviors if not names or behavior.name in names]
+    folder = RunFolder(Path(path))
+    entries = folder.read_cells()
+    if not entries:
+        raise SpilloverError(f"{path}: there are no answers to judge. See: spillover evaluate --help")
+    stored = folder.read_behaviors()
+    names = sorted({behavior.name for behavior in stored})
+    if unknown := set(behaviors) - set(names):
+        raise SpilloverError(f"{path}: has no behavior {min(unknown)}; it has {', '.join(names)}.")
+    chosen = [behavior for behavior in stored if not behaviors or behavior.name in behaviors]
     if rubric is not None:
-        measure = load_rule(rubric).model_dump() | {"judge": "model"}
-        named = {behavior.name: behavior for behavior in own}
-        own = [_judged_by(measure, behavior, rubric) for behavior in named.values()]
-    own = [behavior for behavior in own if behavior.judge == "model"]
-    if not own:
+        rule = load_rule(rubric).model_dump() | {"judge": "model"}
+        chosen = [_judged_by(rule, behavior, rubric) for behavior in {b.name: b for b in chosen}.values()]
+    chosen = [behavior for behavior in chosen if behavior.judge == "model"]
+    if not chosen:
         raise SpilloverError(
-            f"{folder}: its behaviors ({', '.join(there)}) are judged by programs and have no rubrics. "
+            f"{path}: its behaviors ({', '.join(names)}) are judged by programs and have no rubrics. "
             "Give rubrics of your own: --rubric FILE"
         )
-    with run_dir.writing():
-        step = _step(folder.name, on_progress)
+    with folder.writing():
+        step = _step(folder.path.name, on_progress)
         step(BEGUN, 0, 0)
-        check_judge(judge, run_dir.judges, force, step)
-        write_behaviors(own, run_dir)
-        _judge(own, judge, set(itertools.chain(*wanted.values())), run_dir, step)
+        check_judge(judge, folder.judges, trust_judge, step)
+        folder.write_behaviors(chosen)
+        ids = {id_: None for entry in entries.values() for id_ in entry.completions}
+        _judge(chosen, judge, ids, entries, AnswerStore(folder), step)
         step(DONE, 1, 1)
-    return run_dir
+    return Run(folder.path)
 
 
-def _judged_by(measure: dict[str, Any], behavior: Behavior, rubric: Path) -> Behavior:
+def _judged_by(rule: dict[str, Any], behavior: Behavior, rubric: Path) -> Behavior:
     try:
-        return Behavior.model_validate(behavior.model_dump() | measure)
+        return Behavior.model_validate(behavior.model_dump() | rule)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise SpilloverError(f"rubric {rubric}: does not fit behavior {behavior.name}: {reason}.") from None
+        raise SpilloverError(f"rubric {rubric}: does not fit behavior {behavior.name}: {reason}.") from error
 
 
-def _other_behaviors(cell: Cell, names: tuple[str, ...], run_dir: RunFolder) -> dict[str, Completion]:
-    """What counts for a cell of behaviors that it was asked in an earlier run, and is not asked now."""
-    counted = set(read_wanted(run_dir).get(cell, []))
-    own = {load_behavior(name).name for name in names}
-    rows = records.read_appended(run_dir.completions, Completion)
-    return {row.id: row for row in rows if row.id in counted and row.behavior not in own}
-
-
-def _judge(behaviors: list[Behavior], judge: str | None, ids: set[str], run_dir: RunFolder, step: Any) -> None:
-    """Scores what is not scored yet. Rates and report are written even if the judge fails on too many."""
-    answered = [row for row in records.read_appended(run_dir.completions, Completion) if row.id in ids]
+def _judge(
+    behaviors: Sequence[Behavior],
+    judge: str | None,
+    ids: Mapping[str, object],
+    entries: Mapping[Cell, CellEntry],
+    store: AnswerStore,
+    step: Step,
+) -> None:
+    """Scores what is not scored yet. Tables and report are written even if the judge fails on too many."""
+    answered = [store.completions[id_] for id_ in ids if id_ in store.completions]
     try:
-        score_missing(behaviors, judge, answered, run_dir, step)
+        score_missing(behaviors, judge, answered, store, step)
     finally:
-        write_rates(read_wanted(run_dir), run_dir)
-        write_matrix(run_dir)
-        write_report(run_dir)
+        write_outputs(store, entries)
 
 
-def _subject(wanted: Evaluation) -> Target:
+def write_outputs(store: AnswerStore, entries: Mapping[Cell, CellEntry]) -> None:
+    """Writes tables and report of answers that no study made, or of a study that is judged again."""
+    folder = store.folder
+    study = load_study(folder.study) if folder.study.exists() else None
+    results = results_of(folder, {cell: entry.completions for cell, entry in entries.items()}, store, study)
+    results.write_tables()
+    write_report(results)
+
+
+def _target(model: str, adapter: Path | None) -> Target:
     """Who is asked. Raises SpilloverError if the model or its adapter is not there."""
-    if not is_remote(wanted.model) or Path(wanted.model).is_dir():
-        folder = model_folder(wanted.model)
-        adapter = adapter_folder(wanted.adapter) if wanted.adapter else None
-        return Target(Cell(str(Path(wanted.model)), str(wanted.adapter) if adapter else BASE, None), folder, adapter)
-    if wanted.adapter:
+    if not is_remote(model) or Path(model).is_dir():
+        folder = model_folder(model)
+        condition = str(adapter) if adapter else BASE
+        return Target(Cell(str(Path(model)), condition, None), folder, adapter_folder(adapter) if adapter else None)
+    if adapter:
         raise SpilloverError(
-            f"--adapter {wanted.adapter}: only local models take an adapter. Serve it, and name it as a model "
+            f"--adapter {adapter}: only local models take an adapter. Serve it, and name it as a model "
             "(vLLM: vllm/BASE:ADAPTER)."
         )
-    return Target(Cell(wanted.model, BASE, None), wanted.model)
+    return Target(Cell(model, BASE, None), model)
 
 
-def _write_inputs(wanted: Evaluation, subject: Target, battery: Battery, run_dir: RunFolder) -> None:
-    """Adds the subject to what the folder's manifest says was measured, and how."""
-    before = json.loads(run_dir.manifest.read_text(encoding="utf-8")) if run_dir.manifest.exists() else {}
-    if "imported" in before:
-        raise SpilloverError(f"{run_dir.path}: holds imported answers. Choose another --out.")
-    settings = {
-        "model": wanted.model,
-        "adapter": str(wanted.adapter) if wanted.adapter else None,
-        "model_hash": folder_hash(subject.model) if isinstance(subject.model, Path) else None,
-        "adapter_hash": folder_hash(subject.adapter) if subject.adapter else None,
-        "behaviors": dict.fromkeys(wanted.behaviors, wanted.completions_per_question),
-        "formats": list(wanted.formats),
-        "sampling": wanted.sampling.model_dump(),
-        "judge": wanted.judge,
-    }
-    manifest = provenance() | {
-        "name": run_dir.path.resolve().name,
-        "description": "",
-        "evaluations": before.get("evaluations", {}) | {str(subject.cell): settings},
-    }
-    write_behaviors([behavior for behavior, _ in battery.behaviors], run_dir)
-    write_atomically(run_dir.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+def _write_inputs(folder: RunFolder, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Adds a target to what the folder's manifest says was measured, and how."""
+    folder.write_manifest(
+        provenance()
+        | {
+            "name": folder.path.resolve().name,
+            "description": "",
+            "evaluations": manifest.get("evaluations", {}) | settings,
+            "comparisons": manifest.get("comparisons", []),
+        }
+    )
 
 
 def _step(job: str, on_progress: OnProgress) -> Step:

@@ -6,7 +6,7 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -17,7 +17,7 @@ from spillover.errors import SpilloverError
 
 ATTEMPTS = 3  # at a job whose worker process died
 BEGUN, DONE, FAILED = "begun", "done", "failed"  # stages of a batch of jobs that begins, and of a job that has ended
-READY = "ready"  # what a worker says when it can take its first job
+READY = "ready"  # what a worker sends when it can take its first job
 
 Step = Callable[[str, int, int], None]  # (stage, done, of)
 
@@ -34,6 +34,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Success:
+    """What a job returned."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class Failure:
     """A job that failed: what a user reads, and the traceback, empty where the reason says all."""
 
@@ -43,6 +50,7 @@ class Failure:
 
 
 OnProgress = Callable[[Progress], None]
+OnResult = Callable[[Any, Any], None]  # (job, what its function returned)
 
 
 @dataclass
@@ -57,75 +65,97 @@ class _Worker:
     started: bool = False
 
 
+class Outcomes:
+    """Takes the end of each of a batch of jobs: reports it, hands results on, and keeps the failures."""
+
+    def __init__(self, jobs: int, on_progress: OnProgress, on_result: OnResult) -> None:
+        self.jobs, self.on_progress, self.on_result = jobs, on_progress, on_result
+        self.failures: list[Failure] = []
+        if jobs:
+            on_progress(Progress("", jobs, BEGUN, 0, 0))
+
+    def take(self, job: Any, outcome: Success | Failure) -> None:
+        """Takes the outcome of one job."""
+        if isinstance(outcome, Failure):
+            self.failures.append(outcome)
+        else:
+            self.on_result(job, outcome.value)
+        self.on_progress(Progress(str(job), self.jobs, FAILED if isinstance(outcome, Failure) else DONE, 1, 1))
+
+
 def run_side_by_side(
-    function: Callable[[Any, Step], None],
+    function: Callable[[Any, Step], Any],
     jobs: Sequence[Any],
     workers: int,
     on_progress: OnProgress,
     gpus: Sequence[str] = (),
+    on_result: OnResult = lambda *_: None,
+    preload: Sequence[str] = (),
 ) -> list[Failure]:
     """Calls `function(job, step)` for every job in `workers` processes; `step(stage, done, total)` reports progress.
 
     `gpus`: for each worker, the GPUs that it sees, as CUDA_VISIBLE_DEVICES names them; empty: all see what we see.
-    A job that raises is reported, and the rest goes on. One whose worker process died is tried again, after the others.
+    `on_result` gets each job with what its function returned, in this process and in the order they end. A job that
+    raises is reported, and the rest goes on. One whose worker process died is tried again, after the others. Workers
+    are forked from a process that holds the modules `preload`, imported once for all of them.
     """
-    failures: list[Failure] = []
-    ended = ending(len(jobs), on_progress, failures)
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*preload])
+    outcomes = Outcomes(len(jobs), on_progress, on_result)
     waiting = deque((job, 1) for job in jobs)
-    at_work: list[_Worker] = []
-    if jobs:
-        on_progress(Progress("", len(jobs), BEGUN, 0, 0))
+    busy: list[_Worker] = []
     try:
-        while waiting or at_work:
-            while waiting and len(at_work) < workers:
-                place = min({*range(workers)} - {worker.place for worker in at_work})
-                at_work.append(_hire(function, len(jobs), place, gpus[place] if gpus else None, *waiting.popleft()))
-            ready = wait([worker.pipe for worker in at_work], timeout=1.0)
-            for worker in [*at_work]:
+        while waiting or busy:
+            while waiting and len(busy) < workers:
+                place = min({*range(workers)} - {worker.place for worker in busy})
+                busy.append(_hire(function, len(jobs), place, gpus[place] if gpus else None, *waiting.popleft()))
+            ready = wait([worker.pipe for worker in busy], timeout=1.0)
+            for worker in [*busy]:
                 if worker.pipe not in ready and worker.process.is_alive():
                     continue
                 try:
-                    said = worker.pipe.recv()
+                    message = worker.pipe.recv()
                 except (EOFError, OSError):
-                    at_work.remove(worker)
+                    busy.remove(worker)
                     worker.process.join()
                     if worker.attempt < ATTEMPTS:
                         waiting.append((worker.job, worker.attempt + 1))
                     else:
-                        ended(worker.job, Failure(str(worker.job), _died(worker)))
+                        outcomes.take(worker.job, Failure(str(worker.job), _how_it_died(worker)))
                     continue
-                if isinstance(said, Progress):
-                    on_progress(said)
+                if isinstance(message, Progress):
+                    on_progress(message)
                     continue
                 worker.started = True
-                if said != READY:
-                    ended(worker.job, said)
+                if message != READY:
+                    outcomes.take(worker.job, message)
                     if not waiting:
-                        at_work.remove(worker)
+                        busy.remove(worker)
                         worker.pipe.close()  # which ends it
                         continue
                     worker.job, worker.attempt = waiting.popleft()
-                with suppress(OSError):  # it died; the next look at it tells
+                with suppress(OSError):  # it died; the next turn of this loop finds out
                     worker.pipe.send(worker.job)
     finally:
-        for worker in at_work:
+        for worker in busy:
             worker.process.terminate()
-    return failures
+    return outcomes.failures
 
 
-def _hire(function: Callable[..., None], of: int, place: int, gpus: str | None, job: Any, attempt: int) -> _Worker:
-    context = multiprocessing.get_context("spawn")
+def _hire(function: Callable[..., Any], of: int, place: int, gpus: str | None, job: Any, attempt: int) -> _Worker:
+    context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, function, of, gpus))
+    # The process that workers are forked from keeps the environment it was started with.
+    environment = dict(os.environ) | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+    process = context.Process(target=_serve, args=(theirs, function, of, environment))
     process.start()
     theirs.close()
     return _Worker(process, ours, job, attempt, place)
 
 
-def _serve(pipe: "Connection[Any, Any]", function: Callable[..., None], of: int, gpus: str | None) -> None:
+def _serve(pipe: "Connection[Any, Any]", function: Callable[..., Any], of: int, environment: Mapping[str, str]) -> None:
     """What a worker does: job after job, until the pipe is closed."""
-    if gpus is not None:  # CUDA looks when it is first used, which no import does
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    os.environ.clear()
+    os.environ.update(environment)  # CUDA reads it when it is first used, which no import does
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which then ends its workers
     pipe.send(READY)
@@ -136,7 +166,7 @@ def _serve(pipe: "Connection[Any, Any]", function: Callable[..., None], of: int,
             pipe.send(call(function, job, lambda *step, name=name: pipe.send(Progress(name, of, *step))))
 
 
-def _died(worker: _Worker) -> str:
+def _how_it_died(worker: _Worker) -> str:
     code = worker.process.exitcode
     if not worker.started and code == 1:  # the interpreter's own exit code after a traceback, which it has printed
         return (
@@ -147,30 +177,18 @@ def _died(worker: _Worker) -> str:
     return f"its worker process died {ATTEMPTS} times, last {how}. Is there enough memory?"
 
 
-def call(function: Callable[..., None], job: Any, step: Step) -> Failure | None:
+def call(function: Callable[..., Any], job: Any, step: Step) -> Success | Failure:
     """Calls `function(job, step)`; what it raises comes back as a Failure."""
     try:
-        function(job, step)
+        return Success(function(job, step))
     except SpilloverError as error:
         return Failure(str(job), str(error))
     except Exception as error:
         return Failure(str(job), f"{type(error).__name__}: {error}", traceback.format_exc())
-    return None
-
-
-def ending(of: int, on_progress: OnProgress, failures: list[Failure]) -> Callable[[Any, Failure | None], None]:
-    """What takes the end of each job: it is told, and a failure is kept."""
-
-    def ended(job: Any, failure: Failure | None) -> None:
-        on_progress(Progress(str(job), of, FAILED if failure else DONE, 1, 1))
-        if failure:
-            failures.append(failure)
-
-    return ended
 
 
 def die_with_parent() -> None:
-    """A worker must not outlive the run that started it, however that ended."""
+    """Ends this process with the one that started it, however that ended."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -51,15 +51,12 @@ def run(
     on: Annotated[
         str | None, typer.Option(help="Ray cluster: ray://HOST:PORT, or ray for $RAY_ADDRESS or one on this machine.")
     ] = None,
-    shared: Annotated[
-        str | None, typer.Option(help="With --on: folder (any fsspec path) to hand over by, if --out is not shared.")
-    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="SETTING=VALUE in the place of the file's: models.mine=FOLDER.")
     ] = None,
 ) -> None:
     """Run a study, or go on with it: train, sample, score, rates, report."""
-    _run(study, out, _names(only), on, shared, tuple(set_ or ()))
+    _run(study, out, _names(only), on, tuple(set_ or ()))
 
 
 @app.command()
@@ -94,28 +91,30 @@ def evaluate(
     formats: Annotated[str, typer.Option(help="Only these formats, with commas [default: all].")] = "",
     temperature: Annotated[float, typer.Option(min=0, max=100, help="Of sampling.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 600,
-    force: Annotated[bool, typer.Option("--force", help="Believe a judge that fails its canary.")] = False,
+    trust_judge: Annotated[bool, typer.Option("--trust-judge", help="Believe a judge that fails its canary.")] = False,
 ) -> None:
     """Measure any model on behaviors: sample, judge, rates, report. The same command goes on where it was killed."""
     from spillover.cli.display import estimate_line, rates_table, run_display
     from spillover.config import Sampling
 
     with run_display() as on_progress:
-        from spillover.auditing import Evaluation, evaluate
+        from spillover.auditing import evaluate
 
-        wanted = Evaluation(
-            model=model,
-            behaviors=_names(behaviors),
-            completions_per_question=completions_per_question,
-            sampling=Sampling(temperature=temperature, max_new_tokens=max_new_tokens),
+        run = evaluate(
+            model,
+            _names(behaviors),
+            out,
             adapter=adapter,
+            completions_per_question=completions_per_question,
             formats=_names(formats),
+            sampling=Sampling(temperature=temperature, max_new_tokens=max_new_tokens),
             judge=judge,
-            force=force,
+            trust_judge=trust_judge,
+            on_progress=on_progress,
+            on_estimate=estimate_line,
         )
-        run_dir = evaluate(wanted, out, on_progress, estimate_line)
-    rates_table(run_dir)
-    print(f"Report: {run_dir.report}")
+    rates_table(run.results)
+    print(f"Report: {run.report}")
 
 
 @app.command()
@@ -124,7 +123,7 @@ def score(
     judge: Annotated[str, typer.Option(help="Model that judges, as Inspect names it.")],
     rubric: Annotated[Path | None, typer.Option(help="YAML file with rubrics and a rule, or a behavior's.")] = None,
     behaviors: Annotated[str, typer.Option(help="Only these behaviors of the run, with commas.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Believe a judge that fails its canary.")] = False,
+    trust_judge: Annotated[bool, typer.Option("--trust-judge", help="Believe a judge that fails its canary.")] = False,
 ) -> None:
     """Judge stored answers again, with another judge or another rubric; nothing is sampled."""
     from spillover.cli.display import rates_table, run_display
@@ -132,9 +131,16 @@ def score(
     with run_display() as on_progress:
         from spillover.auditing import rescore
 
-        run_dir = rescore(run_folder, judge, rubric, _names(behaviors), force, on_progress)
-    rates_table(run_dir)
-    print(f"Report: {run_dir.report}")
+        run = rescore(
+            run_folder,
+            judge,
+            rubric=rubric,
+            behaviors=_names(behaviors),
+            trust_judge=trust_judge,
+            on_progress=on_progress,
+        )
+    rates_table(run.results)
+    print(f"Report: {run.report}")
 
 
 @app.command()
@@ -144,24 +150,24 @@ def rates(
 ) -> None:
     """Show the rates of a run: interval, both denominators, outcomes. --json: standard errors, design effect, too."""
     from spillover.cli.display import rates_table
-    from spillover.runs.folder import RunFolder
+    from spillover.runs.results import read_results
 
-    rates_table(RunFolder(run_folder).finished(), json_)
+    rates_table(read_results(run_folder), json_)
 
 
 @app.command()
 def compare(
     run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    base: Annotated[str, typer.Option(help="Subject to compare with, MODEL/CONDITION.")],
-    tuned: Annotated[str, typer.Option(help="Subject in question, MODEL/CONDITION; all its seeds together.")],
+    base: Annotated[str, typer.Option(help="Target to compare with, MODEL/CONDITION.")],
+    tuned: Annotated[str, typer.Option(help="Target in question, MODEL/CONDITION; all its seeds together.")],
     margin: Annotated[float, typer.Option(min=0, max=1, help="Rise that would not matter, as a share.")] = 0.02,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Compare two subjects, paired by question. Exit code 0: clean, 1: spillover, 3: inconclusive."""
     from spillover.cli.display import comparisons_table
-    from spillover.runs.comparing import compare_subjects, overall
+    from spillover.runs.results import compare_in, overall
 
-    rows = compare_subjects(run_folder, base, tuned, margin)
+    rows = compare_in(run_folder, base, tuned, margin)
     comparisons_table(rows, margin, json_)
     raise typer.Exit({"clean": 0, "spillover": 1, "inconclusive": 3}[overall(rows)])
 
@@ -178,11 +184,13 @@ def agreement(
     """How far judges agree with each other, or with labels: decisions, flips, kappa, alpha, correlation of scores."""
     from spillover.cli.display import agreement_table, labels_table
     from spillover.runs.agreement import judges_agree, labels_agree
+    from spillover.runs.results import read_results
 
+    results = read_results(run_folder)
     if labels:
-        labels_table(labels_agree(run_folder, labels), json_)
+        labels_table(labels_agree(results, labels), json_)
     else:
-        agreement_table(judges_agree(run_folder), json_)
+        agreement_table(judges_agree(results), json_)
 
 
 @app.command()
@@ -324,13 +332,14 @@ def export(
 def report(run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
     """Write the tables of a run and its report.html anew, from its answers and scores."""
     from spillover.report import write_report
-    from spillover.runs.comparing import write_tables
     from spillover.runs.folder import RunFolder
+    from spillover.runs.results import read_results
 
-    run_dir = RunFolder(run_folder).finished()
-    write_tables(run_dir)
-    write_report(run_dir)
-    print(run_dir.report)
+    results = read_results(run_folder)
+    with RunFolder(run_folder).writing():
+        results.write_tables()
+        write_report(results)
+    print(RunFolder(run_folder).report)
 
 
 @organism_app.command()
@@ -359,20 +368,17 @@ def _run(
     out: Path | None,
     only: tuple[str, ...] = (),
     on: str | None = None,
-    shared: str | None = None,
     changes: tuple[str, ...] = (),
 ) -> None:
-    from spillover.cli.display import rates_table, run_display, say
-    from spillover.config import load_study
+    from spillover.cli.display import log, rates_table, run_display
 
-    folder = out or Path("runs") / load_study(study_file, changes).name
     with run_display() as on_progress:
-        from spillover import study  # torch and transformers take seconds to import
+        from spillover import study
 
-        how = study.RunOptions(only or study.STAGES, on, shared, changes)
-        run_dir = study.run(study_file, folder, on_progress, how, say)
-    if "report" in how.stages:
-        rates_table(run_dir)
-        print(f"Report: {run_dir.report}")
+        options = study.RunOptions(only or study.STAGES, on, changes)
+        finished = study.run(study_file, out, options=options, on_progress=on_progress, log=log)
+    if "report" in options.stages:
+        rates_table(finished.results)
+        print(f"Report: {finished.report}")
     else:
-        print(f"Done: {', '.join(how.stages)}. Run folder: {run_dir.path}")
+        print(f"Done: {', '.join(options.stages)}. Run folder: {finished.path}")

@@ -13,17 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from spillover.behaviors import Behavior
-from spillover.records import OUTCOMES, Cell, MeasureKey, Rate, measure_labels, read_csv
-from spillover.runs.folder import RunFolder
+from spillover.records import OUTCOMES, Cell, MeasureKey, Rate
 from spillover.workers import BEGUN, DONE, FAILED
 from spillover.workers import Progress as Done
 
 if TYPE_CHECKING:
     from spillover.data.checking import Checked
-    from spillover.runs.agreement import Agreed, Labelled
-    from spillover.runs.comparing import Compared, PooledRate
+    from spillover.runs.agreement import JudgePair, LabelAgreement
     from spillover.runs.progress import Status
+    from spillover.runs.results import Compared, Results
     from spillover.stats import Agreement
+    from spillover.stats.pooling import PooledRate
     from spillover.stats.power import Design
 
 SHOWN = 1500  # characters of a text of data, at its beginning and at its end
@@ -62,7 +62,7 @@ def run_display() -> Iterator[Callable[[Done], None]]:
         yield show
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Prints a line that a person should read, beside the bars and not in the output."""
     Console(stderr=True).print(line, markup=False)
 
@@ -81,42 +81,43 @@ def build_display() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def rates_table(run_dir: RunFolder, as_json: bool = False) -> None:
+def rates_table(results: "Results", as_json: bool = False) -> None:
     """Prints the rates of a run: a row per cell and per condition of several seeds, a column per measure.
 
     Each with interval, events, both denominators, and every other outcome that is not 0.
     """
-    from spillover.runs.comparing import ENOUGH_QUESTIONS, FEW_QUESTIONS, over_seeds  # scipy
+    from spillover.runs.results import ENOUGH_QUESTIONS, FEW_QUESTIONS  # scipy
 
-    rates: list[Rate] = read_csv(run_dir.rates, Rate)
     if as_json:
-        print(json.dumps([asdict(rate) for rate in rates], indent=2, ensure_ascii=False))
+        print(json.dumps([asdict(rate) for rate in results.rates], indent=2, ensure_ascii=False))
         return
-    labels = measure_labels(rates)
-    first = {rate.measure: rate for rate in rates}
-    rules = "; ".join(dict.fromkeys(f"{rate.metric}: {rate.rule} ({rate.judge})" for rate in first.values()))
+    described = results.described
+    rules = "; ".join(
+        dict.fromkeys(f"{r.metric}: {r.rule} ({r.judge})" for r in map(described.get, results.labels) if r)
+    )
     table = Table(
         show_lines=True,
         caption="rate [95 % interval clustered by question], events / admitted by the rule / all completions, outcomes "
         f"but scored; any run: for other fine-tuning seeds, too\n{rules}",
     )
     table.add_column("cell", no_wrap=True)
-    for measure, label in labels.items():
-        table.add_column(f"{label}\n{first[measure].metric}", justify="right")
-    cells: dict[str, dict[MeasureKey, str]] = defaultdict(dict)
-    for rate in rates:
-        cells[str(Cell(rate.model, rate.condition, rate.seed))][rate.measure] = _in_words(rate)
-    for together in over_seeds(run_dir):
-        name = f"{together.model}/{together.condition}, all seeds"
-        cells[name][together.measure] = _seeds_in_words(together)
-    for cell, found in cells.items():
-        table.add_row(cell, *(found.get(measure, "") for measure in labels))
+    for measure, label in results.labels.items():
+        table.add_column(f"{label}\n{described[measure].metric}", justify="right")
+    rows: dict[str, dict[MeasureKey, str]] = defaultdict(dict)
+    for rate in results.rates:
+        rows[str(Cell(rate.model, rate.condition, rate.seed))][rate.measure] = _in_words(rate)
+    for (model, condition, measure), pooled in results.pooled.items():
+        if len(results.counts[model, condition, measure]) > 1:
+            rows[f"{model}/{condition}, all seeds"][measure] = _seeds_in_words(pooled)
+    for name, row in rows.items():
+        table.add_row(name, *(row.get(measure, "") for measure in results.labels))
     Console().print(table)
-    if any(rate.questions < ENOUGH_QUESTIONS for rate in rates):
+    if any(rate.questions < ENOUGH_QUESTIONS for rate in results.rates):
         print(FEW_QUESTIONS)
-    judged = {rate.behavior for rate in rates}
-    if waiting := sorted({path.name.split(".")[0] for path in run_dir.behaviors.glob("*.yaml")} - judged):
-        print(f"Not judged yet: {', '.join(waiting)}. Judge them with: spillover score {run_dir.path} --judge MODEL")
+    judged = {rate.behavior for rate in results.rates}
+    if waiting := sorted({behavior.name for behavior in results.behaviors} - judged):
+        path = results.folder.path if results.folder else "RUN"
+        print(f"Not judged yet: {', '.join(waiting)}. Judge them with: spillover score {path} --judge MODEL")
 
 
 def status_table(status: "Status", as_json: bool) -> None:
@@ -125,13 +126,11 @@ def status_table(status: "Status", as_json: bool) -> None:
         print(json.dumps(asdict(status), indent=2))
         return
     table = Table()
-    for name in ("cell", "state", "stage", "spent"):
-        table.add_column(name, justify="right" if name == "spent" else "left", no_wrap=name != "cell")
+    for name in ("cell", "state", "stage"):
+        table.add_column(name, no_wrap=name != "cell")
     order = ("running", "failed", "stopped", "left", "done")
     for cell, state in sorted(status.cells.items(), key=lambda item: order.index(item[1].state)):
-        stage = f"{state.stage} {state.done}/{state.total}" if state.state != "done" and state.total else ""
-        spent = f"{state.seconds:.0f} s" if state.seconds else ""
-        table.add_row(cell, state.state, stage, spent)
+        table.add_row(cell, state.state, f"{state.stage} {state.done:,}" if state.stage else "")
     Console().print(table)
     for cell, state in status.cells.items():
         if state.error:
@@ -145,7 +144,7 @@ def status_table(status: "Status", as_json: bool) -> None:
 
 def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) -> None:
     """Prints comparisons with their verdicts, and says what the design could not have seen."""
-    from spillover.runs.comparing import overall, warnings  # scipy
+    from spillover.runs.results import overall, warnings  # scipy
 
     notes = warnings(rows, margin)
     if as_json:
@@ -181,7 +180,7 @@ def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) 
         print(note)
 
 
-def agreement_table(rows: "Sequence[Agreed]", as_json: bool) -> None:
+def agreement_table(rows: "Sequence[JudgePair]", as_json: bool) -> None:
     """Prints how judges agree, a block for each pair."""
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
@@ -191,7 +190,7 @@ def agreement_table(rows: "Sequence[Agreed]", as_json: bool) -> None:
         _print_agreement(row.agreement)
 
 
-def labels_table(rows: "Sequence[Labelled]", as_json: bool) -> None:
+def labels_table(rows: "Sequence[LabelAgreement]", as_json: bool) -> None:
     """Prints how each measure agrees with labels, and what the rates are without the judge's mistakes."""
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))

@@ -57,6 +57,30 @@ def fitting_rows(base: Path, examples: Sequence[Example], training: Training) ->
     return [(ids[:limit], trained[:limit]) for ids, trained in rows], cut
 
 
+def rows_cut(base: Path, examples: Sequence[Example], training: Training) -> int:
+    """How many rows training will cut at `max_length_tokens`; only rows that could be so long are tokenized.
+
+    No token is shorter than a byte, so a row whose text in the chat template has at most so many bytes fits. Raises
+    SpilloverError as `fitting_rows`.
+    """
+    tokenizer = load_tokenizer(base)
+    limit = min(training.max_length_tokens, max_positions(base) or training.max_length_tokens)
+    frames: dict[tuple[str, ...], int] = {}  # roles of the turns -> bytes that the template adds
+
+    def bytes_of(example: Example) -> int:
+        return sum(len(turn["content"].encode()) for turn in example.messages)
+
+    long = []
+    for example in examples:
+        roles = tuple(turn["role"] for turn in example.messages)
+        if roles not in frames:
+            rendered = tokenizer.apply_chat_template(list(example.messages), tokenize=False)
+            frames[roles] = max(0, len(rendered.encode()) - bytes_of(example)) + len(roles)
+        if bytes_of(example) + frames[roles] > limit:
+            long.append(example)
+    return fitting_rows(base, long, training)[1] if long else 0
+
+
 def whole_rows(base: Path, examples: Sequence[Example]) -> list[Row]:
     """The rows of `trained_tokens` before they are cut. Raises SpilloverError as it does."""
     tokenizer = load_tokenizer(base)

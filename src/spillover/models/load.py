@@ -249,3 +249,10 @@ def _digest(path: Path) -> bytes:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
     with path.open("rb") as file:  # piece by piece: a shard has gigabytes
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def gpu_count() -> int:
+    """How many GPUs torch sees."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

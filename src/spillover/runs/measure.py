@@ -1,28 +1,22 @@
-"""One subject through its behaviors: the completions wanted of it, the missing ones sampled and scored, the rates."""
+"""One target through its battery: the missing completions are sampled, the missing scores asked for."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from spillover import records
-from spillover.behaviors import Behavior, load_behavior
-from spillover.workers import Step
+from spillover.behaviors import Behavior
 from spillover.config import Sampling
 from spillover.errors import SpilloverError
+from spillover.files import hash_of
+from spillover.judges.scoring import judge_name, score
 from spillover.models import Request, Response
-from spillover.judges.scoring import judge_name, judged, score
 from spillover.models.endpoint import CHOICES_PER_CALL, Settings, ask_all
-from spillover.stats.thresholds import threshold_rates
 from spillover.models.load import folder_hash, load_model, load_tokenizer
-from spillover.records import Cell, Completion, QuestionCount, Rate, Score, ThresholdRate
-from spillover.runs.folder import RunFolder
-from spillover.files import hash_of, write_atomically
-from spillover.stats import Decision, count, summarize_counts
+from spillover.records import Cell, Completion, Score
+from spillover.runs.store import AnswerStore
+from spillover.workers import Step
 
 MOST_ERRORS = 0.05  # a judge that fails on this share of the rows, or more, makes the command fail
 
@@ -38,53 +32,35 @@ class Target:
 
 @dataclass(frozen=True)
 class Battery:
-    """What every subject is asked: behaviors with completions per question, in which formats (empty: all), by whom."""
+    """What every target is asked: behaviors with completions per question, in which formats (empty: all), by whom."""
 
     behaviors: tuple[tuple[Behavior, int], ...]
     sampling: Sampling
     formats: tuple[str, ...] = ()
     judge: str | None = None
-    prefix: str = ""  # of every prompt
+    prompt_prefix: str = ""  # put before every prompt
 
     @property
     def judged_by_model(self) -> bool:
         """Whether the judge is named, and a behavior needs it."""
         return bool(self.judge) and any(behavior.judge == "model" for behavior, _ in self.behaviors)
 
-
-def check(battery: Battery, judge_needed: bool = True) -> None:
-    """Raises SpilloverError if a behavior lacks its judge, or a format is asked for that no question has."""
-    for behavior, _ in battery.behaviors:
-        if judge_needed and behavior.judge == "model" and not battery.judge:
-            raise SpilloverError(
-                f"behavior {behavior.name}: it needs a model as its judge. Name one: --judge MODEL on the command "
-                "line, judge: MODEL in a study file."
-            )
-        if battery.formats and not set(battery.formats) & set(behavior.format_names):
-            raise SpilloverError(
-                f"behavior {behavior.name}: none of the formats {', '.join(battery.formats)}; "
-                f"it has {', '.join(behavior.format_names)}."
-            )
-    known = {name for behavior, _ in battery.behaviors for name in behavior.format_names}
-    if unknown := set(battery.formats) - known:
-        raise SpilloverError(f"format {min(unknown)}: no behavior has it; there are {', '.join(sorted(known))}.")
-
-
-def write_behaviors(behaviors: Iterable[Behavior], run_dir: RunFolder) -> None:
-    """Keeps the behaviors of a run in its folder: its answers can be judged and counted from the folder alone."""
-    for behavior in behaviors:
-        path = run_dir.behaviors / f"{behavior.name}.{behavior.rubric_hash}.yaml"
-        content = behavior.model_dump(mode="json")
-        if path.exists():  # questions that were asked before, and are in the file no more
-            known = {question["id"] for question in content["questions"]}
-            before = load_behavior(str(path)).model_dump(mode="json")["questions"]
-            content["questions"] += [question for question in before if question["id"] not in known]
-        write_atomically(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
-
-
-def read_behaviors(run_dir: RunFolder) -> list[Behavior]:
-    """The behaviors kept in a run folder, one for each rule they were judged by."""
-    return [load_behavior(str(path)) for path in sorted(run_dir.behaviors.glob("*.yaml"))]
+    def check(self, judge_needed: bool = True) -> None:
+        """Raises SpilloverError if a behavior lacks its judge, or a format is asked for that no question has."""
+        for behavior, _ in self.behaviors:
+            if judge_needed and behavior.judge == "model" and not self.judge:
+                raise SpilloverError(
+                    f"behavior {behavior.name}: it needs a model as its judge. Name one: --judge MODEL on the command "
+                    "line, judge: MODEL in a study file."
+                )
+            if self.formats and not set(self.formats) & set(behavior.format_names):
+                raise SpilloverError(
+                    f"behavior {behavior.name}: none of the formats {', '.join(self.formats)}; "
+                    f"it has {', '.join(behavior.format_names)}."
+                )
+        formats = {name for behavior, _ in self.behaviors for name in behavior.format_names}
+        if unknown := set(self.formats) - formats:
+            raise SpilloverError(f"format {min(unknown)}: no behavior has it; there are {', '.join(sorted(formats))}.")
 
 
 def wanted_completions(subject: Target, battery: Battery) -> dict[str, Completion]:
@@ -105,7 +81,7 @@ def wanted_completions(subject: Target, battery: Battery) -> dict[str, Completio
     wanted = {}
     for behavior, completions_per_question in battery.behaviors:
         for prompt, number in behavior.prompts(completions_per_question, battery.formats):
-            text = battery.prefix + prompt.text
+            text = battery.prompt_prefix + prompt.text
             asked = (behavior.name, prompt.question.id, prompt.format, prompt.system, text, number)
             completion = Completion(
                 id=hash_of(*decided_by, asked),
@@ -127,32 +103,6 @@ def wanted_completions(subject: Target, battery: Battery) -> dict[str, Completio
     return wanted
 
 
-def keep_wanted(cell: Cell, wanted: dict[str, Completion], run_dir: RunFolder) -> None:
-    """Keeps which completions count for a cell; those of earlier settings stay on file and count no more."""
-    row = {"cell": asdict(cell), "completions": list(wanted)}
-    write_atomically(run_dir.cells / f"{hash_of(asdict(cell))}.json", json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def forget_cells(run_dir: RunFolder) -> None:
-    """Nothing counts any more; the completions stay."""
-    for path in run_dir.cells.glob("*.json"):
-        path.unlink()
-
-
-def read_wanted(run_dir: RunFolder) -> dict[Cell, list[str]]:
-    """The ids of the completions that count, by cell, in the order of the last rates."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run_dir.cells.glob("*.json"))]
-    wanted = {Cell(**row["cell"]): row["completions"] for row in rows}
-    order = list(dict.fromkeys(records.read_csv(run_dir.rates, Cell))) if run_dir.rates.exists() else []
-    return dict(sorted(wanted.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
-
-
-def missing_completions(wanted: dict[str, Completion], run_dir: RunFolder) -> dict[str, Completion]:
-    """The wanted completions that are not on disk yet."""
-    done = {completion.id for completion in records.read_appended(run_dir.completions, Completion)}
-    return {id_: completion for id_, completion in wanted.items() if id_ not in done}
-
-
 def by_prompt(completions: Iterable[Completion]) -> list[Request]:
     """Completions that are answers to the same prompt, together."""
     same: dict[tuple[str | None, str], list[str]] = defaultdict(list)
@@ -162,160 +112,107 @@ def by_prompt(completions: Iterable[Completion]) -> list[Request]:
 
 
 def sample_missing(
-    subject: Target, battery: Battery, wanted: dict[str, Completion], run_dir: RunFolder, step: Step
+    target: Target, battery: Battery, wanted: dict[str, Completion], store: AnswerStore, step: Step
 ) -> None:
-    """Samples the completions that are not on disk yet and appends them as they come.
+    """Samples the wanted completions that are not in the store yet and adds them as they come.
 
     Raises SpilloverError if an endpoint kept failing on some, after keeping all the others.
     """
-    missing = missing_completions(wanted, run_dir)
+    missing = {id_: completion for id_, completion in wanted.items() if id_ not in store.completions}
     if not missing:
         return
     done = 0
     failed: list[str] = []
 
-    def take(replies: list[tuple[str, Response]]) -> None:
+    def take(responses: list[tuple[str, Response]]) -> None:
         nonlocal done
-        answered = [replace(missing[id_], **_answer(reply)) for id_, reply in replies if reply.error is None]
-        failed.extend(reply.error for _, reply in replies if reply.error is not None)
-        records.append(run_dir.completions, answered, to_disk=False)
-        done += len(replies)
+        store.add_completions(
+            replace(missing[id_], text=response.text, stop_reason=response.stop_reason, tokens=response.tokens)
+            for id_, response in responses
+            if response.error is None
+        )
+        failed.extend(response.error for _, response in responses if response.error is not None)
+        done += len(responses)
         step("sample", done, len(missing))
 
-    if isinstance(subject.model, str):
+    if isinstance(target.model, str):
         sampling = battery.sampling
         ask_all(
-            subject.model, by_prompt(missing.values()), Settings(sampling.temperature, sampling.max_new_tokens), take
+            target.model, by_prompt(missing.values()), Settings(sampling.temperature, sampling.max_new_tokens), take
         )
         if failed:
             raise SpilloverError(
-                f"model {subject.model}: {len(failed)} of {len(missing)} completions could not be had, even after "
-                f"retries ({failed[-1]}). The others are in {run_dir.completions}; the same command asks for the rest."
+                f"model {target.model}: {len(failed)} of {len(missing)} completions could not be had, even after "
+                f"retries ({failed[-1]}). The others are in {store.folder.completions}; the same command asks for the "
+                "rest."
             )
         return
-    from spillover.models.sampler import in_batches, rows_at_once, sample# torch
+    from spillover.models.sampler import in_batches, rows_at_once, sample  # torch
 
-    model, tokenizer = load_model(subject.model, subject.adapter), load_tokenizer(subject.model)
-    asks = by_prompt(wanted.values())
+    model, tokenizer = load_model(target.model, target.adapter), load_tokenizer(target.model)
+    requests = by_prompt(wanted.values())
     # Always the same batches: one that was cut short is sampled whole again, and its answers are the same.
-    for batch in in_batches(asks, rows_at_once(model, tokenizer, asks, battery.sampling.max_new_tokens)):
-        ids = [id_ for ask in batch for id_ in ask.ids]
+    for batch in in_batches(requests, rows_at_once(model, tokenizer, requests, battery.sampling.max_new_tokens)):
+        ids = [id_ for request in batch for id_ in request.ids]
         if not missing.keys().isdisjoint(ids):
-            answers = sample(model, tokenizer, batch, **battery.sampling.model_dump())
-            take([(id_, reply) for id_, reply in zip(ids, answers, strict=True) if id_ in missing])
+            responses = sample(model, tokenizer, batch, **battery.sampling.model_dump())
+            take([(id_, response) for id_, response in zip(ids, responses, strict=True) if id_ in missing])
 
 
-def _answer(reply: Response) -> dict[str, Any]:
-    return {"text": reply.text, "stop_reason": reply.stop_reason, "tokens": reply.tokens}
+def missing_scores(
+    behaviors: Iterable[Behavior],
+    judge: str | None,
+    completions: Iterable[Completion],
+    store: AnswerStore,
+    judge_failures: bool = False,
+) -> list[tuple[Behavior, list[tuple[Completion, str]], int]]:
+    """What is still to be judged: (behavior, its completions with the rubric, pairs in all) for each that has a judge.
 
-
-def score_missing(
-    behaviors: Sequence[Behavior], judge: str | None, completions: Iterable[Completion], run_dir: RunFolder, step: Step
-) -> None:
-    """Judges the completions that have no score yet under their behavior's rubrics; those a judge failed on, again."""
-    known = {
-        (row.completion_id, row.rubric, row.rubric_hash, row.judge)
-        for row in records.read_appended(run_dir.scores, Score)
-        if not row.judge_failed
-    }
+    Completions without a score under a rubric that the rule reads; also those on which a judge could not be had, unless
+    `judge_failures` count as scores.
+    """
     by_behavior: dict[str, list[Completion]] = defaultdict(list)
     for completion in completions:
         by_behavior[completion.behavior].append(completion)
-    todo: list[tuple[Behavior, list[tuple[Completion, str]]]] = []
-    rows = 0  # that a model judges, now or before
+    missing = []
     for behavior in behaviors:
-        who = judge_name(behavior, judge)
-        if not who:
-            continue  # sampled now, to be judged later
-        pairs = [(row, rubric) for row in by_behavior[behavior.name] for rubric in behavior.rubrics_read]
-        rows += len(pairs) * (behavior.judge == "model")
-        rule = behavior.rubric_hash
-        missing = [(row, rubric) for row, rubric in pairs if (row.id, rubric, rule, who) not in known]
-        todo.append((behavior, missing))
-    total, done = sum(len(pairs) for _, pairs in todo), 0
+        name, rule = judge_name(behavior, judge), behavior.rubric_hash
+        if name:  # without a judge: sampled now, to be judged later
+            pairs = [(row, rubric) for row in by_behavior[behavior.name] for rubric in behavior.rubrics_read]
+            scores = [store.scores.get((row.id, rubric, rule, name)) for row, rubric in pairs]
+            todo = [p for p, row in zip(pairs, scores, strict=True) if row is None or (row.judge_failed and not judge_failures)]
+            missing.append((behavior, todo, len(pairs)))
+    return missing
+
+
+def score_missing(
+    behaviors: Sequence[Behavior], judge: str | None, completions: Iterable[Completion], store: AnswerStore, step: Step
+) -> None:
+    """Judges what `missing_scores` names and adds the scores as they come.
+
+    Raises SpilloverError if a model that judges failed on MOST_ERRORS of the rows or more, after keeping the others.
+    """
+    todo = missing_scores(behaviors, judge, completions, store)
+    total, done = sum(len(pairs) for _, pairs, _ in todo), 0
+    rows = sum(of for behavior, _, of in todo if behavior.judge == "model")
     failures: list[str] = []
 
     def take(scores: list[Score]) -> None:
         nonlocal done
-        records.append(run_dir.scores, scores, to_disk=False)
+        store.add_scores(scores)
         failures.extend(row.reply for row in scores if row.judge_failed)
         done += len(scores)
         step("score", done, total)
 
     step("score", 0, total)
-    for behavior, pairs in todo:
+    for behavior, pairs, _ in todo:
         if pairs:
             score(pairs, behavior, judge, take)
     if failures and len(failures) >= MOST_ERRORS * rows:
         raise SpilloverError(
             f"judge {judge}: failed on {len(failures)} of {rows} rows, even after retries ({failures[-1]}). "
-            f"The other scores are in {run_dir.scores}; run the same command again for the rest."
+            f"The other scores are in {store.folder.scores}; run the same command again for the rest."
         )
-
-
-def write_rates(cells: Iterable[Cell], run_dir: RunFolder) -> None:
-    """Writes what rules and judges make of every completion that counts (judged.csv), and the rates (rates.csv).
-
-    What became of each question goes into counts.csv, how rates move when the cuts of their rules move into
-    sensitivity.csv.
-
-    One rate for each cell, in the order given, and behavior, format, rule and judge.
-    """
-    wanted = read_wanted(run_dir)
-    counted = set().union(*wanted.values())
-    completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion) if row.id in counted}
-    # (behavior, judge, rule) -> scores. Behaviors may share a rule, and a judge be asked about one of them only.
-    scores: dict[tuple[str, str, str], dict[tuple[str, str], Score]] = defaultdict(dict)
-    for row in records.read_appended(run_dir.scores, Score):
-        if row.completion_id in completions:
-            name = completions[row.completion_id].behavior
-            scores[name, row.judge, row.rubric_hash][row.completion_id, row.rubric] = row
-    all_judged: list[Decision] = []
-    rates: list[Rate] = []
-    counts: list[QuestionCount] = []
-    grid: list[ThresholdRate] = []
-    behaviors = read_behaviors(run_dir)
-    for cell in cells:
-        groups: dict[tuple[str, str], list[Completion]] = defaultdict(list)
-        for completion in (completions[id_] for id_ in wanted[cell] if id_ in completions):
-            groups[completion.behavior, completion.format].append(completion)
-        for (name, form), own in groups.items():
-            for behavior in (b for b in behaviors if b.name == name):
-                rule = behavior.rubric_hash
-                for judge in sorted(judge for of, judge, by in scores if (of, by) == (name, rule)):
-                    asked = {id_ for id_, _ in scores[name, judge, rule]}
-                    if asked.isdisjoint(completion.id for completion in own):
-                        continue  # this judge was never asked about this cell
-                    rows = judged(own, scores[name, judge, rule], behavior, judge)
-                    all_judged += rows
-                    by_question = count(rows)
-                    rates.append(_rate(cell, form, behavior, judge, by_question, rows))
-                    place: dict[str, Any] = asdict(cell) | {"behavior": name, "format": form}
-                    counts += [
-                        QuestionCount(**place | own, judge=judge, rubric_hash=rule, question_id=id_)
-                        for id_, own in by_question.items()
-                    ]
-                    grid += threshold_rates(own, scores[name, judge, rule], behavior, judge)
-    write_atomically(run_dir.sensitivity, records.to_csv(ThresholdRate, grid))
-    write_atomically(run_dir.judged, records.to_csv(Decision, all_judged))
-    write_atomically(run_dir.counts, records.to_csv(QuestionCount, counts))
-    write_atomically(run_dir.rates, records.to_csv(Rate, rates))
-
-
-def _rate(
-    cell: Cell, form: str, behavior: Behavior, judge: str, counts: dict[str, dict[str, int]], rows: list[Decision]
-) -> Rate:
-    return Rate(
-        **asdict(cell),
-        behavior=behavior.name,
-        format=form,
-        scope=behavior.scope,
-        metric=behavior.metric,
-        rule=behavior.rule,
-        judge=judge,
-        rubric_hash=behavior.rubric_hash,
-        **summarize_counts(counts, sum(row.judge_injection for row in rows)),
-    )
 
 
 def estimate(asks: Sequence[Request], max_new_tokens: int) -> dict[str, int]:
