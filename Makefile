@@ -1,14 +1,22 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Each makes the environment if missing.
+# `make test-all` adds the tests that are marked slow.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-slow test-all check clean
 
 demo: .venv/ready
 	$(BIN)/spillover demo
 
 test: .venv/ready check
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/ready
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 check: .venv/ready
 	$(BIN)/ruff check .

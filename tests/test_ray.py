@@ -1,4 +1,4 @@
-"""Studies on a Ray cluster of three nodes on this machine: the same numbers, whatever happens to a node."""
+"""Studies on a Ray cluster of three nodes that share no folder: the same numbers, whatever happens to a node."""
 
 import json
 import os
@@ -6,17 +6,19 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from spillover import study
 from spillover.errors import SpilloverError
-from spillover.runs.progress import DONE, RUNNING, read_status
-from spillover.runs.ray import REACH_SECONDS
-from spillover.workers import ATTEMPTS, run_on_ray
+from spillover.runs.progress import DONE, read_status
+from spillover.runs.ray import run_on_ray
+from spillover.workers import ATTEMPTS
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 # Ray leaves the log files of the servers that it starts to the garbage collector.
@@ -38,7 +40,7 @@ STUDY = {
     "sampling": {"max_new_tokens": 96},
     "resources": {"cpus": 1, "gpus": 1},
 }
-NUMBERS = ("completions.jsonl", "scores.jsonl", "rates.csv", "data/own/m/rows.jsonl")
+NUMBERS = ("completions.jsonl", "scores.jsonl", "rates.csv", "data/own/m.jsonl")
 
 
 def written(folder):
@@ -48,8 +50,8 @@ def written(folder):
     return path
 
 
-def numbers(run_dir):
-    return {name: (run_dir.path / name).read_bytes() for name in NUMBERS}
+def numbers(run):
+    return {name: (run.path / name).read_bytes() for name in NUMBERS}
 
 
 def free_port():
@@ -78,51 +80,98 @@ def local(tmp_path_factory):
     return numbers(study.run(written(folder), folder / "run"))
 
 
-def run(function, jobs, address, gpus=0.0, look=lambda: None):
-    return run_on_ray(function, jobs, address, 1, gpus, lambda _: None, look)
+def job_class():
+    """A job as `run_on_ray` takes them. Made here, so that it travels by value: workers cannot import this file."""
+
+    @dataclass(frozen=True)
+    class Job:
+        name: str
+        folder: Path
+        log: Path
+        inputs: tuple[Path, ...] = (Path("rows.txt"), Path("settings"))
+        outputs: tuple[Path, ...] = (Path("made") / "it", Path("note.txt"))
+        unfinished: tuple[Path, ...] = (Path("part"),)
+
+        def __str__(self):
+            return self.name
+
+    return Job
+
+
+def run(function, jobs, address, gpus=0.0, on_result=lambda *_: None):
+    return run_on_ray(function, jobs, address, 1, gpus, lambda _: None, on_result)
 
 
 def test_a_cluster_gives_the_numbers_of_this_machine(cluster, local, tmp_path):
     events = []
-    run_dir = study.run(written(tmp_path), tmp_path / "run", events.append, study.RunOptions(on=cluster.client_address))
-    assert numbers(run_dir) == local
-    assert {event.stage for event in events} >= {"begun", "done"}  # and what cells said of themselves meanwhile
-    assert {state.state for state in read_status(run_dir.path).cells.values()} == {DONE}
+    options = study.RunOptions(on=cluster.client_address)
+    there = study.run(written(tmp_path), tmp_path / "run", on_progress=events.append, options=options)
+    assert numbers(there) == local
+    assert {event.stage for event in events} == {"begun", "done"}
+    assert {state.state for state in read_status(there.path).cells.values()} == {DONE}
+
+
+def test_a_worker_has_copies_in_a_folder_of_its_own_and_returns_what_it_made(cluster, tmp_path):
+    def work(job, step):
+        job.log.write_text(str(job.folder))
+        seen = {str(p.relative_to(job.folder)): p.read_text() for p in sorted(job.folder.rglob("*")) if p.is_file()}
+        for path in (job.folder / "made" / "it" / "deep" / "weights", job.folder / "part" / "half"):
+            path.parent.mkdir(parents=True)
+            path.write_bytes(b"\0\xff" + job.name.encode())
+        (job.folder / "note.txt").write_text(job.name)
+        if job.name == "fails":
+            raise SpilloverError("put it right")
+        return seen
+
+    folder = tmp_path / "run"
+    for name, text in {"rows.txt": "rows", "settings/a.json": "a", "settings/.lock": "", "secret.txt": "s"}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    results = {}
+    jobs = [job_class()(name, folder, tmp_path / f"{name}.log") for name in ("fine", "fails")]
+    failures = run(
+        work, jobs[:1], cluster.client_address, on_result=lambda job, value: results.update({str(job): value})
+    )
+    assert failures == []
+    assert results == {"fine": {"rows.txt": "rows", "settings/a.json": "a"}}
+    assert Path((tmp_path / "fine.log").read_text()) not in (folder, *folder.parents)
+    assert not Path((tmp_path / "fine.log").read_text()).exists()  # removed when the task was done
+    assert (folder / "made" / "it" / "deep" / "weights").read_bytes() == b"\0\xfffine"
+    assert (folder / "note.txt").read_text() == "fine"
+    assert not (folder / "part").exists()
+    failures = run(work, jobs[1:], cluster.client_address)
+    assert [failure.reason for failure in failures] == ["put it right"]
+    assert (folder / "part" / "half").read_bytes() == b"\0\xfffails"  # what it goes on from
 
 
 def test_what_fails_is_told_and_a_worker_that_dies_is_tried_again(cluster, tmp_path):
     def work(job, step):
-        with (tmp_path / job).open("a") as file:
+        with job.log.open("a") as file:
             file.write("x")
-        if job == "user":
+        if job.name == "user":
             raise SpilloverError("put it right")
-        if job == "bug":
+        if job.name == "bug":
             raise KeyError("gone")
-        if job == "dies" or (job == "dies once" and (tmp_path / job).read_text() == "x"):
+        if job.name == "dies" or (job.name == "dies once" and job.log.read_text() == "x"):
             os.kill(os.getpid(), signal.SIGKILL)
-        (tmp_path / f"{job} sees").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
-    def look():
-        looks.append(time.time())
-        raise ConnectionError("where they tell how far they are cannot be reached")
-
-    looks = []
-    jobs = ["fine", "user", "bug", "dies", "dies once"]
-    failures = run(work, jobs, cluster.client_address, 1.0, look)
-    assert len(looks) > 1
+    results = {}
+    jobs = [job_class()(name, tmp_path, tmp_path / name) for name in ("fine", "user", "bug", "dies", "dies once")]
+    failures = run(work, jobs, cluster.client_address, 1.0, lambda job, value: results.update({str(job): value}))
     reasons = {failure.job: failure.reason for failure in failures}
     assert reasons.pop("dies").startswith(f"its Ray worker died {ATTEMPTS} times (WorkerCrashedError")
     assert reasons == {"user": "put it right", "bug": "KeyError: 'gone'"}
     attempts = {"fine": 1, "user": 1, "bug": 1, "dies": ATTEMPTS, "dies once": 2}
     assert {job: len((tmp_path / job).read_text()) for job in attempts} == attempts
-    assert (tmp_path / "fine sees").read_text() == (tmp_path / "dies once sees").read_text() == "0"
+    assert results == {"fine": "0", "dies once": "0"}
 
 
-def test_more_than_any_machine_has_is_an_error(cluster):
+def test_more_than_any_machine_has_is_an_error(cluster, tmp_path):
     with pytest.raises(
         SpilloverError, match=r"takes 1 CPUs and 2 GPUs, and no machine .* 1 CPUs and 1 GPUs.* resources:"
     ):
-        run(print, ["never"], cluster.client_address, gpus=2.0)
+        run(print, [job_class()("never", tmp_path, tmp_path)], cluster.client_address, gpus=2.0)
 
 
 @pytest.mark.parametrize(
@@ -136,12 +185,12 @@ def test_more_than_any_machine_has_is_an_error(cluster):
         "a word": ("slurm", "", "no address of a Ray cluster"),
     }.values(),
 )
-def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch, tmp_path, address, variable, message):
+def test_a_cluster_that_does_not_answer_is_told_before_anything_is_written(
+    monkeypatch, tmp_path, address, variable, message
+):
     monkeypatch.setenv("RAY_ADDRESS", variable)
-    began = time.monotonic()
     with pytest.raises(SpilloverError, match=f"--on {address}: {message}"):
-        study.run(written(tmp_path), tmp_path / "run", how=study.RunOptions(on=address))
-    assert time.monotonic() - began < 2 * REACH_SECONDS
+        study.run(written(tmp_path), tmp_path / "run", options=study.RunOptions(on=address))
     assert not (tmp_path / "run").exists()
 
 
@@ -157,43 +206,34 @@ def test_without_ray_the_error_says_what_to_install(tmp_path):
     assert "Traceback" not in said.stderr
 
 
-@pytest.mark.parametrize("shared", ["nosuch://place", "/proc/nothing"])
-def test_a_shared_folder_that_cannot_be_written_is_told_at_once(monkeypatch, tmp_path, shared):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(SpilloverError, match=f"--shared {shared}: nothing can be written there"):
-        study.run(written(tmp_path), tmp_path / "run", how=study.RunOptions(on="ray", shared=shared))
+def own_folders():
+    """The folders that tasks work in."""
+    return {*Path(tempfile.gettempdir()).glob("spillover-*")}
 
 
 def test_a_node_killed_at_work_changes_no_number(cluster, local, tmp_path, monkeypatch):
-    """By way of a shared folder. Comes last: the cluster has a node less afterwards."""
+    """Comes last: the cluster has a node less afterwards."""
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    shared = tmp_path / "shared"
-    seen = []
+    before = own_folders()
+    killed = []
 
-    def kill():
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            states = [path.read_text() for path in (shared / "parts").rglob("state.json")]
-            if sum(f'"state": "{RUNNING}"' in state for state in states) == 2:  # one on each of the nodes
-                seen.extend(read_status(tmp_path / "run").cells.values())
+    def kill_one_while_cells_are_at_work():
+        while not finished.is_set():
+            if len(own_folders() - before) == 2:  # one on each of the nodes
                 cluster.remove_node(cluster.gpu_nodes.pop(), allow_graceful=False)
+                killed.append(read_status(tmp_path / "run"))
                 return
             time.sleep(0.05)
 
-    killer = threading.Thread(target=kill)
+    finished = threading.Event()
+    killer = threading.Thread(target=kill_one_while_cells_are_at_work)
     killer.start()
-    how = study.RunOptions(on="ray", shared=shared.as_uri())
-    run_dir = study.run(written(tmp_path), tmp_path / "run", how=how)
-    killer.join()
+    try:
+        there = study.run(written(tmp_path), tmp_path / "run", options=study.RunOptions(on="ray"))
+    finally:
+        finished.set()
+        killer.join()
+    assert len(killed) == 1
     assert len(cluster.gpu_nodes) == 1
-    assert DONE not in {state.state for state in seen}
-    assert numbers(run_dir) == local
-    assert {state.state for state in read_status(run_dir.path).cells.values()} == {DONE}
-
-    before = {path: path.stat().st_mtime_ns for path in shared.rglob("*.jsonl") if path.name != "state.json"}
-    (Path(run_dir.path) / "scores.jsonl").unlink()
-    events = []
-    again = study.run(tmp_path / "study.yaml", tmp_path / "again", events.append, how)  # another folder, same shared
-    assert numbers(again) == local
-    assert not [event for event in events if event.stage in ("train", "sample")]
-    assert {path: path.stat().st_mtime_ns for path in before} != {}
+    assert numbers(there) == local
+    assert {state.state for state in read_status(there.path).cells.values()} == {DONE}

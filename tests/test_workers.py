@@ -14,6 +14,8 @@ import pytest
 from spillover.errors import SpilloverError
 from spillover.workers import ATTEMPTS, BEGUN, DONE, FAILED, Progress, run_side_by_side
 
+PATH = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+
 
 @dataclass(frozen=True)
 class Work:
@@ -50,7 +52,7 @@ def work(job, step):
         case "exits":
             os._exit(3)
         case "meets":
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 150
             while len(list(job.folder.iterdir())) < 2:
                 assert time.monotonic() < deadline, "the other job was not run at the same time"
                 time.sleep(0.01)
@@ -59,13 +61,16 @@ def work(job, step):
                 step("chatter", done, 3000)
         case "waits":
             time.sleep(600)
+        case "returns":
+            return job.name * 3
         case "looks":
             (job.folder / f"{job.name}.gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+    return None
 
 
-def run(jobs, workers, gpus=()):
+def run(jobs, workers, gpus=(), on_result=lambda *_: None):
     events = []
-    return run_side_by_side(work, jobs, workers, events.append, gpus), events
+    return run_side_by_side(work, jobs, workers, events.append, gpus, on_result), events
 
 
 def test_a_worker_sees_the_gpus_that_are_its_own_also_after_one_has_died(tmp_path, monkeypatch):
@@ -115,7 +120,7 @@ print([failure.reason for failure in run_side_by_side(os.path.join, ["a"], 1, la
 def test_a_script_that_workers_cannot_import_is_named_as_the_cause(tmp_path, arguments):
     (tmp_path / "script.py").write_text(UNGUARDED)
     command = [sys.executable, *arguments]
-    ended = subprocess.run(command, input=UNGUARDED, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    ended = subprocess.run(command, input=UNGUARDED, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert "could not start" in ended.stdout, ended.stderr
     assert '`if __name__ == "__main__":`' in ended.stdout
     assert "memory" not in ended.stdout
@@ -137,6 +142,26 @@ def test_every_step_is_told_in_its_order(tmp_path):
         assert told == list(range(3000))
 
 
+def test_what_a_job_returns_is_handed_on_before_its_end_is_told(tmp_path):
+    results, ends = {}, []
+    jobs = [Work(str(number), "returns", tmp_path) for number in range(4)]
+    run_side_by_side(
+        work,
+        jobs,
+        2,
+        lambda event: ends.append((event.job, event.job in results)) if event.stage == DONE else None,
+        on_result=lambda job, value: results.update({job.name: value}),
+    )
+    assert results == {str(number): str(number) * 3 for number in range(4)}
+    assert ends == [(name, True) for name, _ in ends]
+
+
+def test_workers_have_the_environment_of_the_moment_they_are_started(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    run([Work("now", "looks", tmp_path)], 1)
+    assert (tmp_path / "now.gpus").read_text() == "7"
+
+
 def test_without_jobs_nothing_is_begun():
     assert run([], 2) == ([], [])
 
@@ -153,18 +178,25 @@ def test_workers_end_with_the_run_however_that_ends(tmp_path, end):
     jobs.mkdir()
     script = tmp_path / "script.py"
     script.write_text(
-        "from pathlib import Path\nfrom test_compute import Work, run\n"
-        f"if __name__ == '__main__':\n    run([Work(str(n), 'waits', Path({str(jobs)!r})) for n in range(3)], 2)\n"
+        "import signal\nfrom pathlib import Path\nfrom test_workers import Work, run\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell may ignore it\n"
+        f"    run([Work(str(n), 'waits', Path({str(jobs)!r})) for n in range(3)], 2)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), *PATH]))}
     process = subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while len(pids := [pid for path in jobs.iterdir() for pid in path.read_text().split()]) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(end)
-    _, errors = process.communicate(timeout=20)
-    while any(map(alive, pids)):
-        assert time.monotonic() < deadline + 20, "a worker outlived its run"
-        time.sleep(0.05)
+    deadline = time.monotonic() + 180
+    pids = []
+    try:
+        while len(pids := [pid for path in jobs.iterdir() for pid in path.read_text().split()]) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(end)
+        _, errors = process.communicate(timeout=180)
+        while any(map(alive, pids)):
+            assert time.monotonic() < deadline, "a worker outlived its run"
+            time.sleep(0.05)
+    finally:
+        for pid in filter(alive, pids):  # no orphan may disturb the next test
+            os.kill(int(pid), signal.SIGKILL)
     assert errors.count("Traceback") == (end == signal.SIGINT)  # of the run itself; the workers say nothing

@@ -1,39 +1,43 @@
-"""spillover: fine-tune narrow, measure broad. The public face, resolved lazily, so that importing it is instant."""
+"""spillover: fine-tune narrow, measure broad. The public names, loaded when they are first used."""
 
 from importlib import import_module
 from typing import Any
 
-_PUBLIC = {
+_MODULES = {
     "Behavior": "behaviors",
-    "Cell": "records",
     "Completion": "records",
     "Condition": "config",
     "Example": "records",
     "Rate": "records",
-    "RunFolder": "runs.folder",
+    "Run": "runs.frames",
     "Sampling": "config",
     "Score": "records",
     "SpilloverError": "errors",
     "Study": "config",
     "Training": "config",
-    "interval": "stats",
+    "compare": "runs.frames",
+    "evaluate": "auditing",
     "finetune": "finetuning",
+    "judge": "judges",
     "load_behavior": "behaviors",
     "load_model": "models.load",
     "load_study": "config",
-    "load_tokenizer": "models.load",
-    "organism_folder": "organism",
+    "open_run": "runs.frames",
+    "rates": "runs.frames",
+    "rescore": "auditing",
     "run": "study",
+    "sample": "models",
     "scan": "judges.code.scan",
-    "write_report": "report",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in _MODULES:
         raise AttributeError(f"module 'spillover' has no attribute {name!r}")
-    return getattr(import_module(f"spillover.{_PUBLIC[name]}"), name)
+    value = getattr(import_module(f"spillover.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -16,6 +16,7 @@ from spillover.models.load import adapter_folder, folder_hash, model_folder
 from spillover.records import Cell
 from spillover.report import write_report
 from spillover.runs.folder import CellEntry, RunFolder
+from spillover.runs.frames import Run
 from spillover.runs.measure import (
     Battery,
     Target,
@@ -25,8 +26,9 @@ from spillover.runs.measure import (
     score_missing,
     wanted_completions,
 )
-from spillover.runs.results import Run, results_of
+from spillover.runs.results import results_of
 from spillover.runs.store import AnswerStore
+from spillover.runs.tables import write_tables
 from spillover.workers import BEGUN, DONE, OnProgress, Progress, Step
 
 SAMPLING = Sampling(max_new_tokens=600)
@@ -178,7 +180,7 @@ def write_outputs(store: AnswerStore, entries: Mapping[Cell, CellEntry]) -> None
     folder = store.folder
     study = load_study(folder.study) if folder.study.exists() else None
     results = results_of(folder, {cell: entry.completions for cell, entry in entries.items()}, store, study)
-    results.write_tables()
+    write_tables(results)
     write_report(results)
 
 

@@ -1,24 +1,19 @@
-"""What is kept on disk: examples, completions, scores and rates, as frozen rows of JSON Lines."""
+"""Examples, completions, scores and rates: frozen rows, kept as JSON Lines, and as CSV for people."""
 
 import csv
 import fcntl
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO
 
 from spillover.errors import SpilloverError
 
 OUTCOMES = ("scored", "refused", "off_format", "unparsed", "error")
 MeasureKey = tuple[str, str, str, str]  # what was measured: behavior, format, rule (its hash), judge
-BOOLEANS = {"True": True, "False": False}
-WRITTEN_BY = {  # table of a run -> the command that writes it anew
-    **dict.fromkeys(("rates.csv", "judged.csv", "counts.csv", "sensitivity.csv", "matrix.csv"), "spillover report {}"),
-    "comparisons.csv": "delete it, then spillover compare {} --base A --tuned B",
-}
 PROGRAMS = ("world", "code_scan")  # judges that are programs of ours; every other judge is a model
 
 
@@ -177,20 +172,6 @@ class ThresholdRate:
     rate: float | None
 
 
-def measure_of(completion: Completion, rubric_hash: str, judge: str) -> MeasureKey:
-    """What a rule and a judge measure of a completion."""
-    return completion.behavior, completion.format, rubric_hash, judge
-
-
-def completion_of(completions: Mapping[str, Completion], id_: str, path: Path) -> Completion:
-    """The completion with this id. Raises SpilloverError if the file at `path` names one that is not there."""
-    if id_ not in completions:
-        raise SpilloverError(
-            f"{path}: completion {id_} is not in completions.jsonl. Write it anew: spillover report {path.parent}"
-        )
-    return completions[id_]
-
-
 def measure_labels(rates: Iterable[Rate]) -> dict[MeasureKey, str]:
     """A name for every measure, in order: its behavior, with format, judge and rule where a reader needs them."""
     measures = {rate.measure: rate for rate in rates}
@@ -250,46 +231,6 @@ def to_csv(kind: type, rows: Iterable[Any]) -> str:
     writer.writerow(names)
     writer.writerows([getattr(row, name) for name in names] for row in rows)
     return table.getvalue()
-
-
-def read_csv(path: Path, kind: type) -> list[Any]:
-    """Reads what `to_csv` wrote, each field typed as the record says; an empty field is None where it may be.
-
-    Raises SpilloverError naming the file, the column and the command that writes it anew.
-    """
-    anew = f"Write it anew: {WRITTEN_BY.get(path.name, 'the command that made it').format(path.parent)}"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            table = csv.reader(file)
-            header = next(table, [])
-            lacking = [field.name for field in fields(kind) if field.name not in header]
-            if lacking:
-                raise SpilloverError(f"{path}: no column {lacking[0]}; another version wrote it. {anew}")
-            columns = [(header.index(field.name), field.name, _reader(field.type)) for field in fields(kind)]
-            rows = []
-            for row in filter(None, table):
-                values: dict[str, Any] = {}
-                name = ""
-                try:
-                    for place, name, read in columns:
-                        values[name] = read(row[place])
-                except (ValueError, KeyError, IndexError) as error:
-                    raise SpilloverError(f"{path}, line {table.line_num}: column {name} ({error}). {anew}") from None
-                rows.append(kind(**values))
-            return rows
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise SpilloverError(f"{path}: cannot be read ({error}). {anew}") from None
-    except OSError as error:
-        raise SpilloverError(f"{path}: cannot be read ({error.strerror}). {anew}") from None
-
-
-def _reader(kind: Any) -> Callable[[str], Any]:
-    """What makes a value of a field from its text."""
-    kinds = get_args(kind) or (kind,)
-    read: Callable[[str], Any] = (
-        BOOLEANS.__getitem__ if bool in kinds else str if str in kinds else int if int in kinds else float
-    )
-    return (lambda text: None if text == "" else read(text)) if type(None) in kinds else read
 
 
 def append(path: Path, records: Iterable[Any], to_disk: bool = True) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from spillover import records
 from spillover.behaviors import Behavior
 from spillover.config import BASE, Study, load_study, to_yaml
+from spillover.data import file_examples
 from spillover.data.advice import advice
 from spillover.data.controls import prompts_of
 from spillover.data.tokens import rows_cut
@@ -27,16 +28,18 @@ from spillover.finetuning.settings import check_training, count_parameters
 from spillover.judges.canary import check_judge
 from spillover.models.load import check_roles, folder_hash, gpu_count, weight_files
 from spillover.organism.dial import build_model
-from spillover.records import Cell
+from spillover.records import Cell, Example
 from spillover.report import write_report
 from spillover.runs.cell import Asked, CellJob, CellResult, Tuning, fingerprint_of, run_cell
 from spillover.runs.folder import CellEntry, RunFolder
+from spillover.runs.frames import Run
 from spillover.runs.inputs import Inputs, builds_of, read_inputs, with_built
 from spillover.runs.progress import write_errors
 from spillover.runs.ray import check_cluster, run_on_ray
-from spillover.runs.results import Run, results_of
+from spillover.runs.results import results_of
 from spillover.runs.self_distill import DistillJob, distill
 from spillover.runs.store import AnswerStore
+from spillover.runs.tables import write_tables
 from spillover.workers import Failure, OnProgress, OnResult, Step, run_side_by_side
 
 STAGES = ("data", "train", "sample", "score", "report")
@@ -126,7 +129,10 @@ def run(
         failures = run_all(distill, [job for job in distill_jobs if job.rows_hash() is None])
         if waiting:
             ready, failures = _with_answers(jobs, distill_jobs, failures)
-            todo += [job for job in ready if job.cell in {job.cell for job in waiting}]
+            answered = [job for job in ready if job.cell in {job.cell for job in waiting}]
+            for line in check_training_jobs(inputs, answered, options):
+                log(line)
+            todo += answered
         _write_manifest(inputs, ready, folder, len(jobs) - len(todo))
         if {"train", "sample", "score"} & {*options.stages}:
             if todo and "score" in options.stages and inputs.battery(BASE).judged_by_model:
@@ -252,19 +258,23 @@ def check_training_jobs(inputs: Inputs, jobs: Sequence[CellJob], options: RunOpt
         name = f"{job.cell.model}/{job.cell.condition}"
         assert job.tuning is not None
         rows, settings = inputs.rows[job.cell.condition], job.tuning.training
-        check_roles(job.base, rows.examples)
-        check_training(job.base, rows.examples, settings)
-        if line := advice(count_parameters(job.base), rows.examples):
-            lines[line] = None
-        if rows.self_distilled:
-            continue  # the answers are not there yet; training tells how many rows it has cut
+        examples: Sequence[Example] = rows.examples
+        if rows.self_distilled and job.tuning.rows_hash:
+            examples = file_examples(job.folder / job.tuning.rows)
+        else:
+            check_roles(job.base, examples)
+            check_training(job.base, examples, settings)
+            if line := advice(count_parameters(job.base), examples):
+                lines[line] = None
+        if not job.tuning.rows_hash:
+            continue  # its base has not answered yet
         try:
-            cut = rows_cut(job.base, rows.examples, settings)
+            cut = rows_cut(job.base, examples, settings)
         except SpilloverError as error:
             raise SpilloverError(f"{name}: {error}") from error
         if cut:
             limit = settings.max_length_tokens
-            what = f"{cut:,} of {len(rows.examples):,} rows are longer than training.max_length_tokens = {limit:,}"
+            what = f"{cut:,} of {len(examples):,} rows are longer than training.max_length_tokens = {limit:,}"
             lines[f"{name}: {what}: the ends of their answers are cut off, and no row is left out."] = None
     return [*lines]
 
@@ -369,7 +379,7 @@ def _finish(
     store.rewrite({id_: place for place, id_ in enumerate(ids)})
     shutil.rmtree(folder.parts, ignore_errors=True) if len(done) == len(inputs.study.cells) else None
     results = results_of(folder, {cell: e.completions for cell, e in done.items()}, store, inputs.study)
-    results.write_tables()
+    write_tables(results)
     write_report(results)
     return failures
 

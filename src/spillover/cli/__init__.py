@@ -165,7 +165,8 @@ def compare(
 ) -> None:
     """Compare two subjects, paired by question. Exit code 0: clean, 1: spillover, 3: inconclusive."""
     from spillover.cli.display import comparisons_table
-    from spillover.runs.results import compare_in, overall
+    from spillover.runs.comparing import overall
+    from spillover.runs.tables import compare_in
 
     rows = compare_in(run_folder, base, tuned, margin)
     comparisons_table(rows, margin, json_)
@@ -334,10 +335,11 @@ def report(run_folder: Annotated[Path, typer.Argument(help="Folder of a finished
     from spillover.report import write_report
     from spillover.runs.folder import RunFolder
     from spillover.runs.results import read_results
+    from spillover.runs.tables import write_tables
 
     results = read_results(run_folder)
     with RunFolder(run_folder).writing():
-        results.write_tables()
+        write_tables(results)
         write_report(results)
     print(RunFolder(run_folder).report)
 

@@ -20,8 +20,9 @@ from spillover.workers import Progress as Done
 if TYPE_CHECKING:
     from spillover.data.checking import Checked
     from spillover.runs.agreement import JudgePair, LabelAgreement
+    from spillover.runs.comparing import Compared
     from spillover.runs.progress import Status
-    from spillover.runs.results import Compared, Results
+    from spillover.runs.results import Results
     from spillover.stats import Agreement
     from spillover.stats.pooling import PooledRate
     from spillover.stats.power import Design
@@ -86,7 +87,7 @@ def rates_table(results: "Results", as_json: bool = False) -> None:
 
     Each with interval, events, both denominators, and every other outcome that is not 0.
     """
-    from spillover.runs.results import ENOUGH_QUESTIONS, FEW_QUESTIONS  # scipy
+    from spillover.runs.comparing import ENOUGH_QUESTIONS, FEW_QUESTIONS  # scipy
 
     if as_json:
         print(json.dumps([asdict(rate) for rate in results.rates], indent=2, ensure_ascii=False))
@@ -144,7 +145,7 @@ def status_table(status: "Status", as_json: bool) -> None:
 
 def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) -> None:
     """Prints comparisons with their verdicts, and says what the design could not have seen."""
-    from spillover.runs.results import overall, warnings  # scipy
+    from spillover.runs.comparing import overall, warnings  # scipy
 
     notes = warnings(rows, margin)
     if as_json:
