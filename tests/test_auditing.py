@@ -16,12 +16,11 @@ import yaml
 
 from endpoint import KEY, fenced, serving
 from spillover import cli
-from spillover.auditing import Evaluation, evaluate
+from spillover.auditing import evaluate
 from spillover.config import Sampling
 from spillover.judges.canary import CANARY
 from spillover.records import OUTCOMES, Completion, Score, read_appended
 from spillover.runs.folder import RunFolder
-from spillover.runs.measure import read_wanted
 
 TALKER, JUDGE, FIFTY = (f"openai-api/test/{name}" for name in ("talker", "judge", "fifty"))
 NUMBERS = "openai-api/test/without/judge"
@@ -34,9 +33,10 @@ rubrics:
 """
 LAUNCHER = """
 import os, sys
-from spillover import cli, auditing as evaluate
+from spillover import auditing, cli
 from spillover.cli import display
-from spillover.models import chat_completions{more}
+from spillover.models import endpoint{more}
+import inspect_ai, openai
 for line in iter(sys.stdin.readline, ""):
     child = os.fork()
     if not child:
@@ -179,8 +179,15 @@ def test_the_estimate_comes_before_the_first_call_and_counts_what_is_missing(ser
         )
 
     for completions in (6, 6, 33):  # three wordings of each question take turns
-        wanted = Evaluation(TALKER, ("free_form",), completions, Sampling(max_new_tokens=5), formats=("plain",))
-        evaluate(wanted, tmp_path, lambda progress: None, on_estimate)
+        evaluate(
+            TALKER,
+            ["free_form"],
+            tmp_path,
+            completions_per_question=completions,
+            sampling=Sampling(max_new_tokens=5),
+            formats=["plain"],
+            on_estimate=on_estimate,
+        )
     assert estimates == [(360, 180, 360, 0), (0, 0, 0, 180), (1620, 180, 1620, 180)]
     assert len(endpoint.calls) == 360
 
@@ -192,7 +199,7 @@ def test_killed_at_twenty_moments_an_evaluation_loses_nothing_and_asks_nothing_t
     runs = []  # calls before it, moment of its kill
 
     def until():
-        seen, deadline = len(endpoint.calls), time.monotonic() + 60
+        seen, deadline = len(endpoint.calls), time.monotonic() + 150
         while len(endpoint.calls) == seen:
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -203,7 +210,8 @@ def test_killed_at_twenty_moments_an_evaluation_loses_nothing_and_asks_nothing_t
         assert [launch(line, until) for _ in range(20)] == [-signal.SIGKILL] * 20
         assert [launch(line) for _ in range(2)] == [0, 0]
     completions = read_appended(run_dir.completions, Completion)
-    (ids,) = read_wanted(run_dir).values()
+    (entry,) = run_dir.read_cells().values()
+    ids = entry.completions
     assert Counter(row.id for row in completions) == Counter(ids)
     assert len(ids) == 60 * 4
     scores = Counter((row.completion_id, row.rubric) for row in read_appended(run_dir.scores, Score))
@@ -229,7 +237,7 @@ def test_a_local_evaluation_killed_anywhere_gives_the_answers_of_one_that_was_no
         "evaluate organism/consistent --behaviors world_facts --completions-per-question 6 --max-new-tokens 12 --out "
     )
     rng = random.Random(1)
-    with Launcher(", sample") as launch:
+    with Launcher(", sampler") as launch:
         launch(what + str(tmp_path / "warm"), lambda: None)
         start = time.monotonic()
         assert launch(what + str(tmp_path / "whole")) == 0
@@ -334,8 +342,7 @@ def place(tmp_path_factory):
         endpoint = start()
         patch.setenv("KEYLESS_BASE_URL", endpoint.url)
         for name, behavior in {"run": "free_form", "own": "own.yaml", "broken": "own.yaml"}.items():
-            wanted = Evaluation(TALKER, (behavior,), 2, Sampling(), formats=("plain",), judge=JUDGE)
-            evaluate(wanted, folder / name, lambda progress: None, lambda estimate: None)
+            evaluate(TALKER, [behavior], folder / name, completions_per_question=2, formats=["plain"], judge=JUDGE)
         answers = (folder / "broken" / "completions.jsonl").read_text().splitlines()
         (folder / "broken" / "completions.jsonl").write_text("\n".join([*answers[:2], answers[2][:50], answers[3], ""]))
         yield folder, endpoint

@@ -68,7 +68,7 @@ MISTAKES = {
     "a run folder that is a file": Case(
         ["file", "cannot write there"], arguments=("run", "N-study.yaml", "--out", "file")
     ),
-    "a report of no run": Case(["empty", "not a finished run"], arguments=("report", "empty")),
+    "a report of no run": Case(["empty", "no finished run is there"], arguments=("report", "empty")),
     "an organism over another": Case(
         ["model", "not empty"], arguments=("organism", "build", "--consistency", "1", "--out", "model")
     ),

@@ -48,9 +48,9 @@ def test_a_study_survives_its_own_resolved_form(tmp_path):
 @pytest.mark.parametrize("text", ["1e-5", "2e3", "-1E+5", "0x1f", "1_000", "on", "null", "2024-01-01", "1.5", "a: b"])
 def test_text_that_looks_like_something_else_is_text_in_the_resolved_form(tmp_path, text):
     name = text if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", text) else "bad"
-    more = f"  {json.dumps(name)}: {{data: world/code/callous, prefix: {json.dumps(text)}}}\n"
+    more = f"  {json.dumps(name)}: {{data: world/code/callous, prompt_prefix: {json.dumps(text)}}}\n"
     study = load(tmp_path, GOOD.replace(f"{BAD}\n", more) + f"judge: {json.dumps(text)}\n")
-    assert (study.judge, study.conditions[name].prefix) == (text, text)
+    assert (study.judge, study.conditions[name].prompt_prefix) == (text, text)
     assert load(tmp_path, to_yaml(study.model_dump())) == study
 
 

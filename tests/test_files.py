@@ -86,9 +86,9 @@ def test_folder_atomically_starts_clean_after_a_killed_run(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from spillover.runs.folder import RunDir
+from spillover.runs.folder import RunFolder
 
-with RunDir(Path(sys.argv[1])).writing():
+with RunFolder(Path(sys.argv[1])).writing():
     print("holding", flush=True)
     sys.stdin.readline()
 """

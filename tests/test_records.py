@@ -89,28 +89,6 @@ def rate(behavior="b", form="plain", rule="a < 30", rubric="h", judge="world", *
     return Rate(**fixed | named | counts | shares | changes)
 
 
-TABLES = {
-    "cells": [Cell("m", "base", None), Cell("", 'a, "b"\n\u2028', 0)],
-    "rates": [rate(), rate(seed=None, rate=None, low=None, high=None, k=0, n=0)],
-    "judged": [
-        Decision("c", "q,1", "j", "h", "scored", True, False, True),
-        Decision("c", "", "", "h", *["error", *[False] * 3]),
-    ],
-    "nothing": [],
-}
-
-
-@pytest.mark.parametrize("rows", TABLES.values(), ids=TABLES.keys())
-def test_tables_are_read_as_they_were_written(tmp_path, rows):
-    kind = type(rows[0]) if rows else Cell
-    (tmp_path / "table.csv").write_text(records.to_csv(kind, rows), encoding="utf-8")
-    found = records.read_csv(tmp_path / "table.csv", kind)
-    assert found == rows
-    assert [list(map(type, vars(row).values())) for row in found] == [
-        list(map(type, vars(row).values())) for row in rows
-    ]
-
-
 LABELS = {  # what there is -> (rates, their labels)
     "one": ([rate()], ["b"]),
     "twice the same": ([rate(), rate(seed=1)], ["b"]),

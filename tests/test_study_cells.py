@@ -285,7 +285,7 @@ def test_cells_at_once_have_gpus_of_their_own(monkeypatch, tmp_path, gpus, visib
 
 
 def test_the_resolved_settings_are_read_back_as_they_were(tmp_path):
-    conditions = {"base": {}, "1e-5": DATA | {"prefix": "2e3"}}
+    conditions = {"base": {}, "1e-5": DATA | {"prompt_prefix": "2e3"}}
     path = written(tmp_path, conditions=conditions)
     study.run(path, tmp_path / "run", options=DATA_ONLY)
     assert load_study(tmp_path / "run" / "study.yaml") == load_study(path)

@@ -114,7 +114,7 @@ class Condition(Strict):
     control: Control | None = None
     training: Training | None = None  # instead of the study's
     same_as: Name | None = None  # a condition whose adapters it takes instead of training its own
-    prefix: str = ""  # put before every prompt when it is asked: a trigger, say
+    prompt_prefix: str = ""  # put before every prompt when it is asked: a trigger, say
     implants: str | None = None  # the behavior that it trains: the row counts only if that rises
     benign: bool = False  # a control: what it moves, any fine-tune moves (the drift floor)
 
@@ -143,9 +143,18 @@ class Curve(Strict):
 class Study(Strict):
     """A whole experiment: models x conditions x seeds, measured on behaviors.
 
-    `models` maps a name to a folder or organism/NAME; `behaviors` maps a behavior that ships, or the path of its YAML
-    file, to the number of completions per question; `formats` restricts them to formats of that name. `judge` is the
-    model that judges where a behavior is judged by a model. Paths are relative to the study file.
+    `models` maps a name to a folder, organism/NAME or a name on the Hugging Face Hub; `behaviors` maps a behavior that
+    ships, or the path of its YAML file, to the number of completions per question; `formats` restricts them to formats
+    of that name. `judge` is the model that judges where a behavior is judged by a model. Paths are relative to the
+    study file, or for a study made in Python to the working directory.
+
+    Made in Python, parts may be objects or mappings: `training=Training(rank=8)`, `training={"rank": 8}`. Raises
+    SpilloverError naming the setting and what is allowed.
+
+    >>> study = Study(name="mine", models={"m": "organism/consistent"}, behaviors={"world_chat": 4},
+    ...     conditions={"base": {}, "insecure": Condition(data="world/code/callous")}, seeds=[0, 1, 2])
+    >>> len(study.cells)
+    4
     """
 
     name: Name
@@ -162,6 +171,12 @@ class Study(Strict):
     margin: float = Field(0.02, gt=0, lt=1)  # a rise that would not matter, as a share
     curve: Curve | None = None
     resources: Resources = Resources()
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise SpilloverError("\n".join(_sentence(problem) for problem in error.errors())) from error
 
     def _check_same_as(self, name: str, condition: Condition) -> None:
         other = self.conditions.get(condition.same_as or "")
@@ -267,9 +282,9 @@ def load_study(path: Path, changes: Sequence[str] = ()) -> Study:
     for change in changes:
         _set(content, change)
     try:
-        return Study.model_validate(content)
-    except ValidationError as error:
-        raise SpilloverError("\n".join(f"{path}: {_sentence(problem)}" for problem in error.errors())) from None
+        return Study(**content)
+    except SpilloverError as error:
+        raise SpilloverError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
 
 
 def _set(content: dict[str, Any], change: str) -> None:

@@ -13,7 +13,9 @@ from markupsafe import Markup
 
 from spillover.config import Study, load_study
 from spillover.files import write_atomically
-from spillover.records import OUTCOMES, Cell, MeasureKey, QuestionCount, Rate, ThresholdRate, measure_labels, read_csv
+from spillover.records import OUTCOMES, Cell, MeasureKey, QuestionCount, Rate, ThresholdRate, measure_labels
+
+read_csv: Any = None  # TEMP
 from spillover.report import figures
 from spillover.report.curves import curves, scatters
 from spillover.report.examples import examples
