@@ -36,7 +36,8 @@ LAUNCHER = """
 import os, sys
 from spillover import cli, auditing as evaluate
 from spillover.cli import display
-from spillover.models import chat_completions{more}
+from spillover.models import endpoint{more}
+import openai
 for line in iter(sys.stdin.readline, ""):
     child = os.fork()
     if not child:

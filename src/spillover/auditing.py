@@ -15,7 +15,7 @@ from spillover.config import BASE, Sampling
 from spillover.errors import SpilloverError
 from spillover.files import provenance, write_atomically
 from spillover.judges.canary import check_judge
-from spillover.models.endpoint import is_remote
+from spillover.models.endpoint import is_endpoint
 from spillover.models.load import adapter_folder, folder_hash, model_folder
 from spillover.records import Cell, Completion
 from spillover.report import write_report
@@ -154,7 +154,7 @@ def _judge(behaviors: list[Behavior], judge: str | None, ids: set[str], run_dir:
 
 def _subject(wanted: Evaluation) -> Target:
     """Who is asked. Raises SpilloverError if the model or its adapter is not there."""
-    if not is_remote(wanted.model) or Path(wanted.model).is_dir():
+    if not is_endpoint(wanted.model) or Path(wanted.model).is_dir():
         folder = model_folder(wanted.model)
         adapter = adapter_folder(wanted.adapter) if wanted.adapter else None
         return Target(Cell(str(Path(wanted.model)), str(wanted.adapter) if adapter else BASE, None), folder, adapter)
