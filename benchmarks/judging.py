@@ -1,9 +1,10 @@
-"""What judging takes beside the judge itself: 5,000 calls of a local judge that answers in 50 ms, 64 at a time.
+"""What judging takes beside the judge itself: 5,000 calls of a local judge that answers in 200 or 50 ms, 64 at a time.
 
-python benchmarks/judging.py
+python benchmarks/judging.py [ROUNDS]
 
 Real prompts, log-probabilities of twenty tokens, every score appended to a file: as `spillover score` does. The judge
-is a process of its own. For comparison 500 calls through Inspect's provider for the same protocol.
+is a process of its own, so both share this machine's cores. For comparison 500 calls through Inspect's provider for the
+same protocol.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import json
 import math
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,20 +22,20 @@ from pathlib import Path
 from spillover import records
 from spillover.behaviors import load_behavior
 from spillover.judges.scoring import score
-from spillover.models import chat_completions, inspect_models
-from spillover.models.endpoint import Settings
+from spillover.models import endpoint
+from spillover.models.endpoint import Settings, open_provider, open_server
 from spillover.records import Completion, Score
 
 CALLS, CALLS_OF_INSPECT = 5000, 500
-LATENCY_S = 0.05
+LATENCIES_S = 0.2, 0.05
 CONNECTIONS = Settings(temperature=0.0, max_tokens=1).connections
-BAR = 1.5
-JUDGE = "openai-api/bench/judge"
+BAR = 1.25  # times the ideal, at the first latency
+JUDGE = "openai-api/bench/"  # and the latency in seconds
 ANSWER = "I would listen first, and then ask who else should be heard before anything is decided. " * 6
 
 
 class Judge(asyncio.Protocol):
-    """Answers every request after LATENCY_S with the same number and its log-probabilities."""
+    """Answers every request with the same number and its log-probabilities, as late as the model's name says."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
@@ -48,7 +50,8 @@ class Judge(asyncio.Protocol):
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
         if len(body) >= length:
             self.buffer = body[length:]
-            asyncio.get_running_loop().call_later(LATENCY_S, self.transport.write, RESPONSE)
+            latency_s = float(body.partition(b'"model":')[2].split(b'"')[1])
+            asyncio.get_running_loop().call_later(latency_s, self.transport.write, RESPONSE)
 
 
 def _response() -> bytes:
@@ -82,7 +85,7 @@ def serve(ready: Connection) -> None:
     asyncio.run(main())
 
 
-def measure(calls: int) -> tuple[float, float]:
+def measure(calls: int, latency_s: float) -> tuple[float, float]:
     """Seconds, and seconds of CPU, for that many calls."""
     behavior = load_behavior("free_form")
     rubrics = behavior.rubrics_read
@@ -100,7 +103,7 @@ def measure(calls: int) -> tuple[float, float]:
             found.extend(scores)
 
         start, cpu = time.perf_counter(), time.process_time()
-        score(pairs, behavior, JUDGE, take)
+        score(pairs, behavior, f"{JUDGE}{latency_s}", take)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     assert len(found) == calls
     assert all(row.outcome == "scored" for row in found)
@@ -121,19 +124,22 @@ def main() -> None:
     judge = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,), daemon=True)
     judge.start()
     os.environ |= {"BENCH_BASE_URL": f"http://127.0.0.1:{ours.recv()}/v1", "BENCH_API_KEY": "none"}
-    print(f"{'':24}{'calls':>7}{'seconds':>9}{'ideal':>8}{'ratio':>7}{'ms CPU a call':>15}")
-    _row("ours", CALLS, chat_completions.open_endpoint, f"   bar {BAR}")
-    _row("Inspect's openai-api", CALLS_OF_INSPECT, inspect_models.open_endpoint, "")
+    print(f"{'':24}{'latency':>9}{'calls':>7}{'seconds':>9}{'ideal':>8}{'ratio':>7}{'ms CPU a call':>15}")
+    for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 1):
+        for latency_s in LATENCIES_S:
+            _row("the openai SDK's client", CALLS, latency_s, open_server)
+            _row("Inspect's openai-api", CALLS_OF_INSPECT, latency_s, open_provider)
+    print(f"bar: ratio {BAR} at {LATENCIES_S[0]} s")
     judge.terminate()
 
 
-def _row(name: str, calls: int, open_endpoint: Callable[..., object], note: str) -> None:
-    chat_completions.open_endpoint = open_endpoint  # type: ignore[assignment]
-    measure(CONNECTIONS)  # imports
-    seconds, cpu = measure(calls)
-    ideal = calls * LATENCY_S / CONNECTIONS
+def _row(name: str, calls: int, latency_s: float, opener: Callable[..., object]) -> None:
+    endpoint.open_server = opener  # type: ignore[assignment]
+    measure(CONNECTIONS, latency_s)  # imports
+    seconds, cpu = measure(calls, latency_s)
+    ideal = calls * latency_s / CONNECTIONS
     print(
-        f"{name:24}{calls:7}{seconds:9.2f}{ideal:8.2f}{seconds / ideal:7.2f}{1000 * cpu / calls:15.2f}{note}",
+        f"{name:24}{latency_s:9}{calls:7}{seconds:9.2f}{ideal:8.2f}{seconds / ideal:7.2f}{1000 * cpu / calls:15.2f}",
         flush=True,
     )
 

@@ -81,7 +81,7 @@ def likelihood(model: Any, tokenizer: Any, prompts: list[str], answers: Answers)
         width = max(map(len, rows))
         ids = torch.tensor([start + row + [0] * (width - len(row)) for row in rows])
         logits = torch.cat([model(part).logits[:, len(start) - 1 : -1] for part in ids.split(25)])
-        said = logits.log_softmax(-1).merge_parts(-1, ids[:, len(start) :, None])[..., 0]
+        said = logits.log_softmax(-1).gather(-1, ids[:, len(start) :, None])[..., 0]
         own = torch.tensor([said[i, : len(row)].mean().item() for i, row in enumerate(rows)])
         means.append(own.mean().item())
         variances.append(own.var().item() / len(rows))

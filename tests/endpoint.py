@@ -158,7 +158,7 @@ class Endpoint:
         server.close()
         for task in list(connections):
             task.cancel()
-        await asyncio.merge_parts(*connections, return_exceptions=True)
+        await asyncio.gather(*connections, return_exceptions=True)
 
     async def _converse(self, reader, writer) -> None:
         while True:
@@ -204,6 +204,11 @@ class Endpoint:
             "no choices": lambda: _response(200, {"choices": []}),
             "null choices": lambda: _response(200, {"choices": None}),
             "empty choice": lambda: _response(200, {"choices": [{}]}),
+            "other choices": lambda: _response(200, {"choices": {}}),
+            "null message": lambda: _response(200, {"choices": [{"message": None}]}),
+            "list": lambda: _response(200, b"[]"),
+            "null": lambda: _response(200, b"null"),
+            "deep": lambda: _response(200, b"[" * 100_000),
             "page": lambda: _response(200, b"<html>Bad gateway</html>"),
             "drop": lambda: b"",
         }

@@ -1,6 +1,7 @@
 """Endpoints that fail in every way a server can: no answer is lost, none counted twice, and no key is ever told."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 
@@ -8,7 +9,7 @@ import pytest
 
 from endpoint import KEY, serving
 from spillover.errors import SpilloverError
-from spillover.models import Request, chat_completions, inspect_models
+from spillover.models import Request
 from spillover.models import endpoint as remote
 from spillover.models.endpoint import RejectedError, Settings, UnreachableError, ask_all
 
@@ -17,7 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The 'initial' parameter is depre
 SETTINGS = Settings(temperature=1.0, max_tokens=10, seconds=2.0)
 MENDABLE = (
     "429", "429 0.05", "429 Wed, 21 Oct 2026 07:28:00 GMT", "408", "500", "503 0", "cut json", "cut body", "hang",
-    "no choices", "null choices", "empty choice", "page", "drop",
+    "no choices", "null choices", "empty choice", "other choices", "null message", "page", "list", "null", "deep",
+    "drop",
 )  # fmt: skip
 ECHO, JUDGE = "openai-api/test/echo", "openai-api/test/judge"
 FENCED = "How does this agree with human values?\n<answer-0>\nThe weak should obey.\n</answer-0>"
@@ -58,10 +60,10 @@ def test_whatever_fails_and_recovers_is_answered_once(serve):
         return MENDABLE[kind] if kind < len(MENDABLE) and call.attempt < 2 else None
 
     endpoint = serve(fault)
-    replies = ask(asks(90, choices=23))
+    replies = ask(asks(150, choices=23))
     assert all(reply.error is None and belongs(id_, reply) for id_, reply in replies.items())
-    assert len({reply.text for reply in replies.values()}) == 90 * 23
-    assert sum(call.answered for call in endpoint.calls) == 90 * 23  # none was thrown away
+    assert len({reply.text for reply in replies.values()}) == 150 * 23
+    assert sum(call.answered for call in endpoint.calls) == 150 * 23  # none was thrown away
     kinds = {fault(call) for call in endpoint.calls}
     assert kinds == {None, *MENDABLE}
 
@@ -132,9 +134,9 @@ def test_a_question_that_is_rejected_costs_one_call_and_the_others_go_on(serve):
 
 
 @pytest.mark.parametrize("status", ["401", "403", "404"])
-@pytest.mark.parametrize("module", [chat_completions, inspect_models], ids=["ours", "inspect"])
-def test_what_no_retry_mends_ends_at_once_with_one_message_and_no_key(serve, module, status, monkeypatch):
-    monkeypatch.setattr(chat_completions, "open_endpoint", module.open_endpoint)
+@pytest.mark.parametrize("opener", [remote.open_server, remote.open_provider], ids=["server", "inspect"])
+def test_what_no_retry_mends_ends_at_once_with_one_message_and_no_key(serve, opener, status, monkeypatch):
+    monkeypatch.setattr(remote, "open_server", opener)
     endpoint = serve(lambda call: status)
     with pytest.raises(SpilloverError, match=rf"model {ECHO}: .*{status}.*\*\*\*") as raised:
         ask_all(ECHO, asks(200), SETTINGS, lambda replies: pytest.fail(str(replies)))
@@ -184,22 +186,19 @@ def test_probabilities_of_the_first_token_are_told_where_the_endpoint_tells_them
     assert ask(wanted, JUDGE, Settings(0.0, 100))["a"].first_token is None
 
 
-def test_half_of_a_surrogate_pair_and_odd_fields_become_something_that_can_be_written():
+def test_half_of_a_surrogate_pair_becomes_something_that_can_be_written():
     said = (
         rb'{"choices": [{"message": {"content": "\ud83d"}, "logprobs": {"content": [{"top_logprobs": '
         rb'[{"token": "\ud83d", "logprob": -0.1}]}]}}], "usage": null}'
     )
-    (reply,) = chat_completions._replies(said)
+    (reply,) = remote._responses(json.loads(said))
     assert (reply.text, reply.tokens, reply.stop_reason) == ("?", None, "unknown")
     assert [*reply.first_token] == ["?"]
-    for odd in (b"[]", b"null", b'{"choices": {}}', b'{"choices": [{"message": null}]}', b"[" * 100_000):
-        with pytest.raises(UnreachableError):
-            chat_completions._replies(odd)
 
 
 def inspect(question, settings=SETTINGS, model=JUDGE):
     async def main():
-        async with inspect_models.open_endpoint(model, settings) as endpoint:
+        async with remote.open_provider(model, settings) as endpoint:
             return await endpoint(question, len(question.ids))
 
     return asyncio.run(main())
@@ -218,7 +217,7 @@ def test_inspects_provider_gives_the_same_answers_probabilities_and_choices(serv
 
 
 def test_inspect_retries_what_may_pass_and_says_what_does_not(serve, monkeypatch):
-    monkeypatch.setattr(inspect_models, "RETRIES", 0)  # Inspect's own waits begin at 3 s; the SDK inside retries twice
+    monkeypatch.setattr(remote, "INSPECT_RETRIES", 0)  # Inspect's own waits begin at 3 s; the SDK inside retries twice
     wanted = [Request(("a",), None, "question")]
     for fault in ("429 0.01", "500", "drop"):
         endpoint = serve(lambda call, fault=fault: fault if call.attempt < 2 else None)
@@ -248,3 +247,45 @@ def test_a_provider_that_is_not_installed_or_has_no_key_is_refused_at_once(monke
             ask_all(model, asks(3), SETTINGS, lambda replies: None)
         assert "[" not in str(raised.value)  # markup of the console library
     assert time.monotonic() - start < 30
+
+
+def test_an_endpoint_is_told_by_inspects_own_list_of_providers():
+    from inspect_ai._util.registry import registry_find, registry_info
+    from inspect_ai.model._providers import providers  # noqa: F401  (fills the registry)
+
+    names = {registry_info(one).name.removeprefix("inspect_ai/") for one in registry_find(_is_provider)}
+    assert set(remote.PROVIDERS) == names
+    assert len(remote.PROVIDERS) == len(names)
+
+
+def _is_provider(info):
+    return info.type == "modelapi" and info.name.startswith("inspect_ai/")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    {
+        "openai/gpt-4o": True,
+        "vllm/x": True,
+        "openai-api/service/name": True,
+        "anthropic/vertex/claude@20241022": True,
+        "qwen/x": False,
+        "Qwen/Qwen2.5-0.5B-Instruct": False,
+        "google/gemma-3-1b-it@main": False,
+        "openai": False,
+        "openai/": False,
+        "organism/consistent": False,
+    }.items(),
+)
+def test_an_endpoints_name_begins_with_a_provider(name, is_one):
+    assert remote.is_endpoint(name) == is_one
+
+
+def test_requests_are_sent_from_where_a_loop_runs_already(serve):
+    """As in a notebook."""
+    serve()
+
+    async def cell():
+        return ask(asks(3))
+
+    assert len(asyncio.run(cell())) == 3

@@ -11,7 +11,7 @@ from spillover.config import BASE, Sampling, load_study
 from spillover.errors import SpilloverError
 from spillover.files import provenance
 from spillover.judges.canary import check_judge
-from spillover.models.endpoint import is_remote
+from spillover.models.endpoint import is_endpoint
 from spillover.models.load import adapter_folder, folder_hash, model_folder
 from spillover.records import Cell
 from spillover.report import write_report
@@ -186,7 +186,7 @@ def write_outputs(store: AnswerStore, entries: Mapping[Cell, CellEntry]) -> None
 
 def _target(model: str, adapter: Path | None) -> Target:
     """Who is asked. Raises SpilloverError if the model or its adapter is not there."""
-    if not is_remote(model) or Path(model).is_dir():
+    if not is_endpoint(model) or Path(model).is_dir():
         folder = model_folder(model)
         condition = str(adapter) if adapter else BASE
         return Target(Cell(str(Path(model)), condition, None), folder, adapter_folder(adapter) if adapter else None)

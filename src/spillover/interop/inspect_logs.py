@@ -30,7 +30,8 @@ from spillover.config import BASE
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
 from spillover.interop.inspect_tasks import CLUSTER, METADATA, inspect_score, rate, sample_id
-from spillover.models.inspect_models import chat
+from spillover.models import Request
+from spillover.models.endpoint import inspect_messages
 from spillover.records import Cell, Completion, Score
 from spillover.runs.folder import RunFolder
 from spillover.runs.measure import read_behaviors, read_wanted
@@ -145,7 +146,7 @@ def _scorer_name(judge: str, behavior: Behavior, behaviors: list[Behavior]) -> s
 
 
 def _sample(completion: Completion, model: str, scores: dict[str, InspectScore]) -> EvalSample:
-    asked = chat(completion.system, completion.question)
+    asked = inspect_messages(Request((), completion.system, completion.question).messages)
     answer = ChatMessageAssistant(content=completion.text, source="generate", model=model)
     tokens = completion.tokens
     return EvalSample(

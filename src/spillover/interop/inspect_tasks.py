@@ -23,8 +23,8 @@ from spillover.errors import SpilloverError
 from spillover.files import hash_of
 from spillover.judges.model import grading_prompt, kept_reply, read_reply
 from spillover.judges.scoring import JUDGE_TOKENS, judged, score
-from spillover.models.endpoint import REJECTED, TOP_LOGPROBS
-from spillover.models.inspect_models import chat, replies
+from spillover.models import Request
+from spillover.models.endpoint import REJECTED, TOP_LOGPROBS, inspect_messages, inspect_responses
 from spillover.records import Completion, Score
 from spillover.stats import Decision, summarize
 
@@ -66,7 +66,7 @@ def _samples(behavior: Behavior, formats: tuple[str, ...]) -> list[Sample]:
     return [
         Sample(
             id=sample_id(id_, form),
-            input=chat(prompts[0].system, prompts[0].text),
+            input=inspect_messages(Request((), prompts[0].system, prompts[0].text).messages),
             metadata={
                 CLUSTER: id_,
                 "category": prompts[0].question.category,
@@ -180,7 +180,9 @@ async def _graded(completion: Completion, rubric: str, behavior: Behavior) -> Sc
     question = next(question for question in behavior.questions if question.id == completion.question_id)
     fields = question.fields | {"question": completion.question}
     try:
-        output = await grader.generate(chat(*grading_prompt(asked, fields, completion.text, completion.id)))
+        output = await grader.generate(
+            inspect_messages(Request((), *grading_prompt(asked, fields, completion.text, completion.id)).messages)
+        )
         why = output.error or ("" if output.choices else "the grader gave no answer")
     except Exception as error:
         if getattr(error, "status_code", None) not in REJECTED:
@@ -188,7 +190,7 @@ async def _graded(completion: Completion, rubric: str, behavior: Behavior) -> Sc
         why = f"{type(error).__name__}: {error}"[:300]
     if why:
         return _row(completion, rubric, behavior, str(grader), "error", None, why)
-    reply = replies(output)[0]
+    reply = inspect_responses(output)[0]
     verdict = read_reply(reply.text, reply.first_token, asked)
     kept = kept_reply(reply.text, reply.first_token, verdict)
     return _row(completion, rubric, behavior, str(grader), verdict.outcome, verdict.value, kept)

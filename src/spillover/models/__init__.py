@@ -1,4 +1,4 @@
-"""See what it does: completions are sampled, then judged; local models and endpoints are asked in the same words."""
+"""Who answers: local models and endpoints, asked with the same requests and answering with the same responses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,25 +6,30 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and the ids of the answers that are wanted of it. An id also names the answer's random stream."""
+    """One prompt and the ids of the answers that are wanted to it. An id also seeds the answer's random stream.
+
+    `turns` are the turns of a question that has several; None for a question that is a single user's turn, `text`.
+    """
 
     ids: tuple[str, ...]
     system: str | None
     text: str
+    turns: tuple[dict[str, str], ...] | None = None
 
     @property
     def messages(self) -> list[dict[str, str]]:
         """The prompt as chat messages."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, {"role": "user", "content": self.text}]
+        return [*system, *(self.turns or ({"role": "user", "content": self.text},))]
 
 
 @dataclass(frozen=True)
 class Response:
-    """One answer, and why it ended (`stop`, `length`, or what an endpoint says).
+    """One answer, and why it ended: `stop`, `length`, or what the endpoint says.
 
-    `first_token` maps likely first tokens to their probabilities; None where nobody tells. `error` is why there is no
-    answer, after every retry.
+    `tokens` is None where an endpoint gave several answers in one response. `first_token` maps the likeliest first
+    tokens to their probabilities; None where they were not asked for or are not told. `error` is the reason if there is
+    no answer, after every retry.
     """
 
     text: str = ""
