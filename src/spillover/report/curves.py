@@ -8,7 +8,8 @@ from markupsafe import Markup
 from spillover.config import BASE, Curve
 from spillover.records import MeasureKey, Rate
 from spillover.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, marker, percent, style_index, ticks
-from spillover.report.rows import Place, Pooled
+from spillover.report.rows import Point
+from spillover.runs.results import Place
 from spillover.stats.agreement import spearman
 
 FAR_APART = 20  # times the least value above 0: from there on an axis is logarithmic
@@ -18,7 +19,7 @@ FEW_MODELS = 10  # with fewer, a rank correlation is said to be a hint
 
 
 def curves(
-    curve: Curve, pooled: Mapping[Place, Pooled], labels: Mapping[MeasureKey, str], described: Mapping[MeasureKey, Rate]
+    curve: Curve, pooled: Mapping[Place, Point], labels: Mapping[MeasureKey, str], described: Mapping[MeasureKey, Rate]
 ) -> list[tuple[str, Markup]]:
     """(what is drawn, drawing) for every measure that is not neutral: its rate over the places of the curve.
 
@@ -64,7 +65,7 @@ def _curve(
     measured: Rate,
     across: str,
     values: Sequence[float],
-    drawn: Sequence[tuple[str, int, list[tuple[float, Pooled]]]],
+    drawn: Sequence[tuple[str, int, list[tuple[float, Point]]]],
 ) -> Markup:
     margin = min(130.0, 16 + CHARACTER * max(len(line) for line, _, _ in drawn))
     place, logarithmic = axis(values)

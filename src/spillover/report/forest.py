@@ -9,7 +9,8 @@ from spillover.config import BASE
 from spillover.records import MeasureKey
 from spillover.report.figures import WIDTH, marker, percent, style_index, ticks
 from spillover.report.matrix import points
-from spillover.report.rows import Place, Pooled
+from spillover.report.rows import Point
+from spillover.runs.results import Place
 from spillover.stats import MatrixCell
 
 SIDE, HEAD = 20, 28  # px: margin at the sides, and above the first line
@@ -21,7 +22,7 @@ SIGNED_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 def forests(
     measure: MeasureKey,
-    pooled: Mapping[Place, Pooled],
+    pooled: Mapping[Place, Point],
     cells: Mapping[Place, MatrixCell],
     conditions: Sequence[str],
     margin: float,
@@ -91,7 +92,7 @@ def _line(number: int, name: str, told: str, strong: str = "") -> Markup:
 
 
 def _rates(
-    model: str, rates: Sequence[tuple[str, Pooled]], across: Sequence[float], conditions: Sequence[str], bottom: int
+    model: str, rates: Sequence[tuple[str, Point]], across: Sequence[float], conditions: Sequence[str], bottom: int
 ) -> Markup:
     def right(share: float) -> float:
         return SIDE + WIDE * share / across[-1]

@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from spillover.records import MeasureKey
 from spillover.report.figures import percent
-from spillover.report.rows import Place
+from spillover.runs.results import Place
 from spillover.stats import MatrixCell
 from spillover.stats.compare import is_spillover
 

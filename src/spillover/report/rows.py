@@ -1,18 +1,13 @@
-"""What the report reads: each completion with what its judge and its rule made of it, counted by question."""
+"""What the report draws: each completion with what its judge and its rule made of it, counted by question."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spillover import records
-from spillover.records import Cell, Completion, MeasureKey, QuestionCount, Rate, Score
-
-completion_of = measure_of = None  # TEMP
-from spillover.runs.folder import RunFolder
+from spillover.records import Cell, Completion, MeasureKey, Rate, Score
+from spillover.runs.results import Place, Results
 from spillover.stats import Decision, MatrixCell
 
 EVENT, NO_EVENT, NOT_ADMITTED = GROUPS = ("event", "no event", "not admitted")
-Place = tuple[str, str, MeasureKey]  # model, condition, measure
 
 
 @dataclass(frozen=True)
@@ -46,18 +41,17 @@ class Asked:
         return self.k / self.n if self.n else None
 
 
-def read_answers(run_dir: RunFolder) -> list[Answer]:
-    """The completions of judged.csv, in its order, with what their rule made of them and that judge's scores."""
-    completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
-    scores: dict[tuple[str, str, str], dict[str, Score]] = defaultdict(dict)  # (completion, rule, judge) -> by rubric
-    for score in records.read_appended(run_dir.scores, Score):
-        scores[score.completion_id, score.rubric_hash, score.judge][score.rubric] = score
+def answers_of(results: Results) -> list[Answer]:
+    """Every completion that counts, under every judge and rule, in the order of the tables."""
     answers = []
-    for row in records.read_csv(run_dir.judged, Decision):
-        completion = completion_of(completions, row.completion_id, run_dir.judged)
-        measure = measure_of(completion, row.rubric_hash, row.judge)
-        own = scores[row.completion_id, row.rubric_hash, row.judge]
-        answers.append(Answer(completion, measure, row.outcome, _group(row), own))
+    for block in results.blocks:
+        for completion, decision in zip(block.completions, block.decisions, strict=True):
+            scores = {
+                rubric: score
+                for rubric in (*block.behavior.rubrics_read, *block.behavior.rubrics)
+                if (score := block.scores.get((completion.id, rubric)))
+            }
+            answers.append(Answer(completion, block.measure, decision.outcome, _group(decision), scores))
     return answers
 
 
@@ -67,36 +61,33 @@ def _group(row: Decision) -> str:
     return EVENT if row.event else NO_EVENT
 
 
-def count_questions(
-    counts: Sequence[QuestionCount], answers: Sequence[Answer], measure: MeasureKey
-) -> dict[tuple[str, str], dict[str, Asked]]:
-    """(model, condition) -> question id -> counts, for one measure; seeds are pooled. `answers` know the questions."""
-    texts = {
-        (row.behavior, row.question_id): row.question for row in (answer.completion for answer in reversed(answers))
-    }
-    found: dict[tuple[str, str], dict[str, Asked]] = defaultdict(dict)
-    for row in counts:
-        if row.measure == measure:
-            text = texts[row.behavior, row.question_id]
-            own = found[row.model, row.condition].setdefault(row.question_id, Asked(text))
-            own.completions += row.completions
-            own.n += row.n
-            own.k += row.k
-    return found
+def count_questions(results: Results, measure: MeasureKey) -> dict[tuple[str, str], dict[str, Asked]]:
+    """(model, condition) -> question id -> counts, for one measure; seeds are pooled."""
+    texts: dict[str, str] = {}
+    for block in results.blocks:
+        if block.measure == measure:
+            for row in block.completions:
+                texts.setdefault(row.question_id, row.question)
+    asked: dict[tuple[str, str], dict[str, Asked]] = defaultdict(dict)
+    for (model, condition, of), seeds in results.counts.items():
+        for arm in seeds.values() if of == measure else ():
+            for id_, (k, n, completions) in arm.items():
+                question = asked[model, condition].setdefault(id_, Asked(texts[id_]))
+                question.k, question.n = question.k + k, question.n + n
+                question.completions += completions
+    return asked
 
 
-def read_matrix(run_dir: RunFolder) -> dict[Place, MatrixCell]:
-    """The cells of matrix.csv by their place; nothing if there is no such file."""
-    cells: list[MatrixCell] = records.read_csv(run_dir.matrix, MatrixCell) if run_dir.matrix.exists() else []
-    return {(cell.model, cell.condition, cell.measure): cell for cell in cells}
+def cells_by_place(results: Results) -> dict[Place, MatrixCell]:
+    """The cells of the matrix by model, condition and measure."""
+    return {(cell.model, cell.condition, cell.measure): cell for cell in results.matrix}
 
 
 @dataclass(frozen=True)
-class Pooled:
+class Point:
     """One condition of one model in one measure, its seeds together: rate and interval, and the rate of each seed.
 
-    The interval is for as much in general as can be said: the matrix cell's, or that of the one run. All shares of 1;
-    `rate` is None for 0 of 0.
+    All shares of 1; `rate` is None for 0 of 0, the limits where nothing can be said of runs in general.
     """
 
     rate: float | None
@@ -105,18 +96,13 @@ class Pooled:
     seeds: tuple[Rate, ...]
 
 
-def pool(rates: Sequence[Rate], cells: Mapping[Place, MatrixCell]) -> dict[Place, Pooled]:
+def points_of(results: Results) -> dict[Place, Point]:
     """Every condition of the rates, in their order."""
     by_place: dict[Place, list[Rate]] = defaultdict(list)
-    for rate in rates:
+    for rate in results.rates:
         by_place[rate.model, rate.condition, rate.measure].append(rate)
-    found = {}
-    for place, own in by_place.items():
-        cell, n = cells.get(place), sum(rate.n for rate in own)
-        if cell is not None and cell.known:
-            found[place] = Pooled(cell.tuned_rate, cell.tuned_low, cell.tuned_high, tuple(own))
-        elif len(own) == 1:
-            found[place] = Pooled(own[0].rate, own[0].low, own[0].high, tuple(own))
-        else:
-            found[place] = Pooled(sum(rate.k for rate in own) / n if n else None, None, None, tuple(own))
-    return found
+    pooled = results.pooled
+    return {
+        place: Point(pooled[place].rate, pooled[place].low, pooled[place].high, tuple(rates))
+        for place, rates in by_place.items()
+    }
