@@ -308,11 +308,11 @@ def import_(
 
         columns = Columns(question, answer, question_id, model, condition, judge, outcome, score_columns(score or []))
         found = import_answers(files, out, Options(columns, behavior, judge_name, allow_missing), step)
-        write_report(found.run_dir)
-    rates_table(found.run_dir)
+        write_report(found.results)
+    rates_table(found.results)
     missing = f"; {found.missing} samples are MISSING from the logs" if found.missing else ""
     print(f"{found.completions} completions, {found.scores} scores{missing}")
-    print(f"Report: {found.run_dir.report}")
+    print(f"Report: {out / 'report.html'}")
 
 
 @app.command()

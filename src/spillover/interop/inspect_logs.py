@@ -1,6 +1,5 @@
 """Run folders as Inspect logs, one per cell and behavior, for `inspect view`; and Inspect logs read as ours."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +23,6 @@ from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOu
 from inspect_ai.scorer import SampleScore
 from inspect_ai.scorer import Score as InspectScore
 
-from spillover import records
 from spillover.behaviors import Behavior
 from spillover.config import BASE
 from spillover.errors import SpilloverError
@@ -33,8 +31,7 @@ from spillover.interop.inspect_tasks import CLUSTER, METADATA, inspect_score, ra
 from spillover.models import Request
 from spillover.models.endpoint import inspect_messages
 from spillover.records import Cell, Completion, Score
-from spillover.runs.folder import RunFolder
-from spillover.runs.measure import read_behaviors, read_wanted
+from spillover.runs.results import read_results
 
 FOLDER = "inspect"  # in the run folder
 STOPPED: dict[str, StopReason] = {"stop": "stop", "length": "max_tokens", "content_filter": "content_filter"}
@@ -52,20 +49,17 @@ def export_inspect(folder: Path) -> list[Path]:
 
     Raises SpilloverError if there is nothing to export, or if the run has not sampled all that it wants.
     """
-    run_dir = RunFolder(folder)
-    wanted = read_wanted(run_dir)
-    if not wanted:
-        raise SpilloverError(f"{folder}: there are no answers to export. See: spillover evaluate --help")
-    written = json.loads(run_dir.manifest.read_text(encoding="utf-8"))["written"]
-    completions = {row.id: row for row in records.read_appended(run_dir.completions, Completion)}
+    results = read_results(folder)
+    written = results.manifest["written"]
+    completions = results.completions
     scores: Scores = defaultdict(dict)
-    for score in records.read_appended(run_dir.scores, Score):
+    for score in results.all_scores:
         scores[score.judge, score.rubric_hash][score.completion_id, score.rubric] = score
     behaviors: dict[str, list[Behavior]] = defaultdict(list)
-    for behavior in read_behaviors(run_dir):
+    for behavior in results.behaviors:
         behaviors[behavior.name].append(behavior)
     paths = []
-    for cell, ids in wanted.items():
+    for cell, ids in results.cells.items():
         if missing := [id_ for id_ in ids if id_ not in completions]:
             raise SpilloverError(
                 f"{folder}: {len(missing)} of the {len(ids)} answers wanted of {cell} are not there yet. Let the "

@@ -17,11 +17,14 @@ from spillover import records
 from spillover.behaviors import PLAIN, Behavior, Prompt, Question, load_behavior
 from spillover.config import BASE
 from spillover.errors import SpilloverError
-from spillover.files import hash_of, provenance, write_atomically
+from spillover.files import hash_of, provenance
 from spillover.judges.model import REPLY_CHARACTERS
 from spillover.records import OUTCOMES, PROGRAMS, Cell, Completion, Score
-from spillover.runs.folder import RunFolder
-from spillover.runs.measure import keep_wanted, read_wanted, score_missing, write_behaviors, write_rates
+from spillover.runs.folder import CellEntry, RunFolder
+from spillover.runs.measure import score_missing
+from spillover.runs.results import Results, results_of
+from spillover.runs.store import AnswerStore
+from spillover.runs.tables import write_tables
 from spillover.workers import Step
 
 if TYPE_CHECKING:
@@ -64,7 +67,7 @@ class Options:
 class Imported:
     """What was taken in; `missing` counts the samples that Inspect logs lack."""
 
-    run_dir: RunFolder
+    results: Results
     completions: int
     scores: int
     missing: int
@@ -126,9 +129,8 @@ def import_answers(
         completions |= placed
         behaviors += [_with_questions(behavior, questions, own) for behavior in own[0].behaviors]
     scores = [score for source in sources for score in source.scores]
-    run_dir = RunFolder(out)
-    _write(sources, behaviors, completions, scores, options, run_dir, step)
-    return Imported(run_dir, len(completions), len(scores), sum(source.missing for source in sources))
+    results = _write(sources, behaviors, completions, scores, options, RunFolder(out), step)
+    return Imported(results, len(completions), len(scores), sum(source.missing for source in sources))
 
 
 def _write(
@@ -137,9 +139,9 @@ def _write(
     completions: dict[str, Completion],
     scores: list[Score],
     options: Options,
-    run_dir: RunFolder,
+    folder: RunFolder,
     step: Step,
-) -> None:
+) -> Results:
     cells: dict[Cell, dict[str, Completion]] = defaultdict(dict)
     for id_, completion in completions.items():
         cells[completion.cell][id_] = completion
@@ -151,46 +153,44 @@ def _write(
         "options": json.loads(json.dumps(asdict(options))),
         "rubrics": [behavior.rubric_hash for behavior in behaviors],
     }
-    there = _check_folder(run_dir, imported)
-    with run_dir.writing():
+    there = _check_folder(folder, imported)
+    with folder.writing():
         if not there:
-            manifest = provenance() | {
-                "name": run_dir.path.resolve().name,
-                "description": "",
-                "evaluations": {str(cell): {"imported": len(own)} for cell, own in cells.items()},
-                "imported": imported,
-            }
-            write_atomically(run_dir.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-        write_behaviors(behaviors, run_dir)
-        old = {row.id for row in records.read_appended(run_dir.completions, Completion)}
-        records.append(run_dir.completions, [row for id_, row in completions.items() if id_ not in old])
-        known = {_key(row) for row in records.read_appended(run_dir.scores, Score)}
-        records.append(run_dir.scores, [row for row in scores if _key(row) not in known])
-        for cell, own in cells.items():
-            keep_wanted(cell, own, run_dir)
+            folder.write_manifest(
+                provenance()
+                | {
+                    "name": folder.path.resolve().name,
+                    "description": "",
+                    "evaluations": {str(cell): {"imported": len(own)} for cell, own in cells.items()},
+                    "imported": imported,
+                }
+            )
+        folder.write_behaviors(behaviors)
+        store = AnswerStore(folder)
+        store.add_completions(completions.values())
+        store.add_scores(scores)
+        folder.write_cells(CellEntry(cell, tuple(own)) for cell, own in cells.items())
         programs = [behavior for behavior in behaviors if behavior.judge in PROGRAMS]
-        score_missing(programs, None, completions.values(), run_dir, step)
-        write_rates(read_wanted(run_dir), run_dir)
+        score_missing(programs, None, completions.values(), store, step)
+        results = results_of(folder, {cell: tuple(own) for cell, own in cells.items()}, store, None)
+        write_tables(results)
+    return results
 
 
-def _key(score: Score) -> tuple[str, str, str, str]:
-    return score.completion_id, score.rubric, score.rubric_hash, score.judge
-
-
-def _check_folder(run_dir: RunFolder, imported: dict[str, Any]) -> bool:
+def _check_folder(folder: RunFolder, imported: dict[str, Any]) -> bool:
     """Whether the folder holds this very import already. Raises SpilloverError if it holds anything else."""
-    if not run_dir.path.is_dir():
+    if not folder.path.is_dir():
         return False
     try:
-        before = json.loads(run_dir.manifest.read_text(encoding="utf-8"))
+        before = json.loads(folder.manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = {}
     if before.get("imported") == imported:
         return True
-    if {path.name for path in run_dir.path.iterdir()} - {".lock"}:
+    if {path.name for path in folder.path.iterdir()} - {".lock"}:
         files = ", ".join(file["name"] for file in before.get("imported", {}).get("files", []))
         what = f"an import of {files}, of other content or with other options" if files else "something else"
-        raise SpilloverError(f"{run_dir.path}: holds {what}. Choose another --out.")
+        raise SpilloverError(f"{folder.path}: holds {what}. Choose another --out.")
     return False
 
 
