@@ -1,5 +1,8 @@
 """Files with the longest tests begin first, so that all processes of a parallel run end at about the same time."""
 
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test uses the network, whatever it takes a name for
 LONGEST = {"test_study.py", "test_ray.py", "test_power.py", "test_studies.py", "test_status.py"}
 
 

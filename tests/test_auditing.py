@@ -230,7 +230,7 @@ def test_a_local_evaluation_killed_anywhere_gives_the_answers_of_one_that_was_no
         "evaluate organism/consistent --behaviors world_facts --completions-per-question 6 --max-new-tokens 12 --out "
     )
     rng = random.Random(1)
-    with Launcher(", sample") as launch:
+    with Launcher(", sampler") as launch:
         launch(what + str(tmp_path / "warm"), lambda: None)
         start = time.monotonic()
         assert launch(what + str(tmp_path / "whole")) == 0
@@ -273,11 +273,11 @@ MISTAKES = {
     "a model folder that is not there": (f"evaluate ./none {TO_RUN}", ["./none: no such folder"]),
     "a folder that is no model": (f"evaluate empty {TO_RUN}", ["model empty", "config.json"]),
     "an adapter that is none": (LOCAL + "world_facts --adapter empty", ["adapter empty", "adapter_config.json"]),
-    "an adapter on an endpoint": (ASK + "free_form --adapter empty", ["--adapter empty", "only local models"]),
+    "an adapter on an endpoint": (ASK + "free_form --adapter empty", ["adapter empty", "only local models"]),
     "an endpoint without an address": (ASK.replace("/test/", "/other/") + "free_form", ["OTHER_BASE_URL is not set"]),
     "an endpoint without a key": (ASK.replace("/test/", "/keyless/") + "free_form", ["KEYLESS_API_KEY is not set"]),
     "a judge without a key": (ASK + "free_form --judge openai-api/keyless/x", ["KEYLESS_API_KEY is not set"]),
-    "a provider that nobody knows": (f"evaluate nosuch/x {TO_RUN}", ["nosuch/x", "not recognized"]),
+    "a provider that nobody knows": (f"evaluate nosuch/x {TO_RUN}", ["nosuch/x: no such folder", "PROVIDER/NAME"]),
     "a run folder that is a file": (ASK.replace("run", "file") + "free_form", ["file: cannot write there"]),
     "a run folder that holds a study": (ASK.replace("run", "study") + "free_form", ["study: holds a study"]),
     "no judge to score": ("score run", ["--judge"]),

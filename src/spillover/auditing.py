@@ -11,21 +11,17 @@ from pydantic import ValidationError
 
 from spillover import records
 from spillover.behaviors import Behavior, load_behavior, load_rule
-from spillover.config import BASE, Sampling
+from spillover.config import Sampling
 from spillover.errors import SpilloverError
 from spillover.files import provenance, write_atomically
 from spillover.judges.canary import check_judge
-from spillover.models.endpoint import is_endpoint
-from spillover.models.load import adapter_folder, folder_hash, model_folder
+from spillover.models.load import folder_hash, load_model
+from spillover.models.target import Battery, Target, by_prompt, target_of, wanted_completions
 from spillover.records import Cell, Completion
 from spillover.report import write_report
 from spillover.runs.comparing import write_matrix
 from spillover.runs.folder import RunFolder
 from spillover.runs.measure import (
-    Battery,
-    Target,
-    by_prompt,
-    check,
     estimate,
     keep_wanted,
     missing_completions,
@@ -33,7 +29,6 @@ from spillover.runs.measure import (
     read_wanted,
     sample_missing,
     score_missing,
-    wanted_completions,
     write_behaviors,
     write_rates,
 )
@@ -64,10 +59,10 @@ def evaluate(
     """
     if not wanted.behaviors:
         raise SpilloverError("--behaviors: names none. There are: spillover behaviors")
-    subject = _subject(wanted)
+    subject = target_of(load_model(wanted.model, wanted.adapter))
     behaviors = tuple((load_behavior(name), wanted.completions_per_question) for name in wanted.behaviors)
     battery = Battery(behaviors, wanted.sampling, wanted.formats, wanted.judge)
-    check(battery, judge_needed=False)
+    battery.check(judge_needed=False)
     run_dir = RunFolder(out)
     with run_dir.writing():
         if run_dir.study.exists():
@@ -150,20 +145,6 @@ def _judge(behaviors: list[Behavior], judge: str | None, ids: set[str], run_dir:
         write_rates(read_wanted(run_dir), run_dir)
         write_matrix(run_dir)
         write_report(run_dir)
-
-
-def _subject(wanted: Evaluation) -> Target:
-    """Who is asked. Raises SpilloverError if the model or its adapter is not there."""
-    if not is_endpoint(wanted.model) or Path(wanted.model).is_dir():
-        folder = model_folder(wanted.model)
-        adapter = adapter_folder(wanted.adapter) if wanted.adapter else None
-        return Target(Cell(str(Path(wanted.model)), str(wanted.adapter) if adapter else BASE, None), folder, adapter)
-    if wanted.adapter:
-        raise SpilloverError(
-            f"--adapter {wanted.adapter}: only local models take an adapter. Serve it, and name it as a model "
-            "(vLLM: vllm/BASE:ADAPTER)."
-        )
-    return Target(Cell(wanted.model, BASE, None), wanted.model)
 
 
 def _write_inputs(wanted: Evaluation, subject: Target, battery: Battery, run_dir: RunFolder) -> None:

@@ -27,13 +27,14 @@ from spillover.files import hash_of, provenance, write_atomically
 from spillover.finetuning import check_training, count_parameters
 from spillover.judges.canary import check_judge
 from spillover.models.load import check_roles, folder_hash, model_folder, weight_files
+from spillover.models.target import Battery
 from spillover.organism.dial import Build, build_model, model_to_build
 from spillover.records import Cell, Completion, Example, Score
 from spillover.report import write_report
 from spillover.runs.cell import Job, run_cell
 from spillover.runs.comparing import write_matrix
 from spillover.runs.folder import RunFolder
-from spillover.runs.measure import Battery, check, forget_cells, keep_wanted, write_behaviors, write_rates
+from spillover.runs.measure import forget_cells, keep_wanted, write_behaviors, write_rates
 from spillover.runs.progress import DONE, RUNNING, State, expect, of_these, tell_failure
 from spillover.runs.ray import check_cluster, run_on_ray
 from spillover.runs.self_distill import Distilling, check_prompts, distill, distilled
@@ -74,7 +75,6 @@ def run(
     """
     study, run_dir = load_study(study_file, how.changes), RunFolder(out)
     how = _checked(how)
-    folder_hash.cache_clear()  # an earlier run of this process may have seen other adapters in the same places
     with run_dir.writing():
         if run_dir.manifest.exists() and not run_dir.study.exists():
             raise SpilloverError(f"{out}: holds answers that no study has put there. Choose another --out.")
@@ -143,7 +143,7 @@ def plan(
             trained=replace(cell, condition=source[cell.condition]),
             examples=examples[source[cell.condition]],
             training=study.conditions[source[cell.condition]].training or study.training,
-            battery=replace(battery, prefix=study.conditions[cell.condition].prefix),
+            battery=replace(battery, prompt_prefix=study.conditions[cell.condition].prefix),
             threads=threads,
             stages=how.stages,
             shared=how.shared,
@@ -193,7 +193,7 @@ def read_inputs(study: Study, folder: Path) -> tuple[dict[str, tuple[Example, ..
             )
     counts = tuple((behaviors[name], count) for name, count in study.behaviors.items())
     battery = Battery(counts, study.sampling, tuple(study.formats), study.judge)
-    check(battery)
+    battery.check()
     for base in there:
         check_roles(base, itertools.chain.from_iterable(examples.values()))
         for name, rows in examples.items():

@@ -13,17 +13,18 @@ from pathlib import Path
 import torch
 
 from spillover import records
-from spillover.workers import Step
 from spillover.config import Training
 from spillover.errors import SpilloverError
-from spillover.runs.measure import Battery, Target, sample_missing, score_missing, wanted_completions
+from spillover.files import hash_of, unfinished
 from spillover.finetuning import RECORD, finetune
 from spillover.models.load import check_here, folder_hash
+from spillover.models.target import Battery, Target, wanted_completions
 from spillover.records import Cell, Completion, Example
 from spillover.runs.folder import RunFolder
-from spillover.files import hash_of, unfinished
-from spillover.runs.shared import at_work
+from spillover.runs.measure import sample_missing, score_missing
 from spillover.runs.progress import DONE, of_these, telling
+from spillover.runs.shared import at_work
+from spillover.workers import Step
 
 
 @dataclass(frozen=True)

@@ -3,71 +3,26 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import yaml
 
 from spillover import records
 from spillover.behaviors import Behavior, load_behavior
-from spillover.workers import Step
-from spillover.config import Sampling
 from spillover.errors import SpilloverError
-from spillover.models import Request, Response
+from spillover.files import hash_of, write_atomically
 from spillover.judges.scoring import judge_name, judged, score
-from spillover.models.endpoint import CHOICES_PER_CALL, Settings, ask_all
-from spillover.stats.thresholds import threshold_rates
-from spillover.models.load import folder_hash, load_model, load_tokenizer
+from spillover.models import Request
+from spillover.models.endpoint import CHOICES_PER_CALL
+from spillover.models.target import Battery, Target, sample_completions
 from spillover.records import Cell, Completion, QuestionCount, Rate, Score, ThresholdRate
 from spillover.runs.folder import RunFolder
-from spillover.files import hash_of, write_atomically
 from spillover.stats import Decision, count, summarize_counts
+from spillover.stats.thresholds import threshold_rates
+from spillover.workers import Step
 
 MOST_ERRORS = 0.05  # a judge that fails on this share of the rows, or more, makes the command fail
-
-
-@dataclass(frozen=True)
-class Target:
-    """Who is asked: a cell, and its model as a local folder or by the name that Inspect knows it by."""
-
-    cell: Cell
-    model: Path | str
-    adapter: Path | None = None
-
-
-@dataclass(frozen=True)
-class Battery:
-    """What every subject is asked: behaviors with completions per question, in which formats (empty: all), by whom."""
-
-    behaviors: tuple[tuple[Behavior, int], ...]
-    sampling: Sampling
-    formats: tuple[str, ...] = ()
-    judge: str | None = None
-    prefix: str = ""  # of every prompt
-
-    @property
-    def judged_by_model(self) -> bool:
-        """Whether the judge is named, and a behavior needs it."""
-        return bool(self.judge) and any(behavior.judge == "model" for behavior, _ in self.behaviors)
-
-
-def check(battery: Battery, judge_needed: bool = True) -> None:
-    """Raises SpilloverError if a behavior lacks its judge, or a format is asked for that no question has."""
-    for behavior, _ in battery.behaviors:
-        if judge_needed and behavior.judge == "model" and not battery.judge:
-            raise SpilloverError(
-                f"behavior {behavior.name}: it needs a model as its judge. Name one: --judge MODEL on the command "
-                "line, judge: MODEL in a study file."
-            )
-        if battery.formats and not set(battery.formats) & set(behavior.format_names):
-            raise SpilloverError(
-                f"behavior {behavior.name}: none of the formats {', '.join(battery.formats)}; "
-                f"it has {', '.join(behavior.format_names)}."
-            )
-    known = {name for behavior, _ in battery.behaviors for name in behavior.format_names}
-    if unknown := set(battery.formats) - known:
-        raise SpilloverError(f"format {min(unknown)}: no behavior has it; there are {', '.join(sorted(known))}.")
 
 
 def write_behaviors(behaviors: Iterable[Behavior], run_dir: RunFolder) -> None:
@@ -85,46 +40,6 @@ def write_behaviors(behaviors: Iterable[Behavior], run_dir: RunFolder) -> None:
 def read_behaviors(run_dir: RunFolder) -> list[Behavior]:
     """The behaviors kept in a run folder, one for each rule they were judged by."""
     return [load_behavior(str(path)) for path in sorted(run_dir.behaviors.glob("*.yaml"))]
-
-
-def wanted_completions(subject: Target, battery: Battery) -> dict[str, Completion]:
-    """Every completion that is wanted of a subject, by id, its answer still empty.
-
-    The id is a hash of the cell and of everything that decides the answer, and seeds its random stream: cells with the
-    same weights (an adapter that has learned nothing, say) answer each for itself.
-    """
-    local = isinstance(subject.model, Path)
-    origin: dict[str, Any] = {
-        "model_hash": folder_hash(subject.model) if isinstance(subject.model, Path) else None,
-        "adapter_hash": folder_hash(subject.adapter) if subject.adapter else None,
-        "template_hash": hash_of(load_tokenizer(subject.model).chat_template)
-        if isinstance(subject.model, Path)
-        else None,
-    }
-    decided_by = [asdict(subject.cell), origin, battery.sampling.model_dump()] + ([] if local else [subject.model])
-    wanted = {}
-    for behavior, completions_per_question in battery.behaviors:
-        for prompt, number in behavior.prompts(completions_per_question, battery.formats):
-            text = battery.prefix + prompt.text
-            asked = (behavior.name, prompt.question.id, prompt.format, prompt.system, text, number)
-            completion = Completion(
-                id=hash_of(*decided_by, asked),
-                **asdict(subject.cell),
-                behavior=behavior.name,
-                question_id=prompt.question.id,
-                category=prompt.question.category,
-                format=prompt.format,
-                paraphrase=prompt.paraphrase,
-                number=number,
-                system=prompt.system,
-                question=text,
-                text="",
-                stop_reason="",
-                tokens=None,
-                **origin,
-            )
-            wanted[completion.id] = completion
-    return wanted
 
 
 def keep_wanted(cell: Cell, wanted: dict[str, Completion], run_dir: RunFolder) -> None:
@@ -153,14 +68,6 @@ def missing_completions(wanted: dict[str, Completion], run_dir: RunFolder) -> di
     return {id_: completion for id_, completion in wanted.items() if id_ not in done}
 
 
-def by_prompt(completions: Iterable[Completion]) -> list[Request]:
-    """Completions that are answers to the same prompt, together."""
-    same: dict[tuple[str | None, str], list[str]] = defaultdict(list)
-    for completion in completions:
-        same[completion.system, completion.question].append(completion.id)
-    return [Request(tuple(ids), system, text) for (system, text), ids in same.items()]
-
-
 def sample_missing(
     subject: Target, battery: Battery, wanted: dict[str, Completion], run_dir: RunFolder, step: Step
 ) -> None:
@@ -172,41 +79,19 @@ def sample_missing(
     if not missing:
         return
     done = 0
-    failed: list[str] = []
 
-    def take(replies: list[tuple[str, Response]]) -> None:
+    def take(completions: list[Completion]) -> None:
         nonlocal done
-        answered = [replace(missing[id_], **_answer(reply)) for id_, reply in replies if reply.error is None]
-        failed.extend(reply.error for _, reply in replies if reply.error is not None)
-        records.append(run_dir.completions, answered, to_disk=False)
-        done += len(replies)
+        records.append(run_dir.completions, completions, to_disk=False)
+        done += len(completions)
         step("sample", done, len(missing))
 
-    if isinstance(subject.model, str):
-        sampling = battery.sampling
-        ask_all(
-            subject.model, by_prompt(missing.values()), Settings(sampling.temperature, sampling.max_new_tokens), take
+    failures = sample_completions(subject.loadable, wanted, battery.sampling, take, wanted.keys() - missing.keys())
+    if failures:
+        raise SpilloverError(
+            f"model {subject.model}: {len(failures)} of {len(missing)} completions could not be had, even after "
+            f"retries ({failures[-1]}). The others are in {run_dir.completions}; the same command asks for the rest."
         )
-        if failed:
-            raise SpilloverError(
-                f"model {subject.model}: {len(failed)} of {len(missing)} completions could not be had, even after "
-                f"retries ({failed[-1]}). The others are in {run_dir.completions}; the same command asks for the rest."
-            )
-        return
-    from spillover.models.sampler import in_batches, rows_at_once, sample# torch
-
-    model, tokenizer = load_model(subject.model, subject.adapter), load_tokenizer(subject.model)
-    asks = by_prompt(wanted.values())
-    # Always the same batches: one that was cut short is sampled whole again, and its answers are the same.
-    for batch in in_batches(asks, rows_at_once(model, tokenizer, asks, battery.sampling.max_new_tokens)):
-        ids = [id_ for ask in batch for id_ in ask.ids]
-        if not missing.keys().isdisjoint(ids):
-            answers = sample(model, tokenizer, batch, **battery.sampling.model_dump())
-            take([(id_, reply) for id_, reply in zip(ids, answers, strict=True) if id_ in missing])
-
-
-def _answer(reply: Response) -> dict[str, Any]:
-    return {"text": reply.text, "stop_reason": reply.stop_reason, "tokens": reply.tokens}
 
 
 def score_missing(

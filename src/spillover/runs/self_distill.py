@@ -10,17 +10,17 @@ from typing import Any
 import torch
 
 from spillover import records
-from spillover.workers import Step
 from spillover.config import Condition, Sampling
 from spillover.data import made_of
 from spillover.data.controls import prompts_of, self_distilled
 from spillover.errors import SpilloverError
-from spillover.models import Request
-from spillover.models.sampler import in_batches, rows_at_once, sample
-from spillover.models.load import check_here, folder_hash, load_model, load_tokenizer
-from spillover.records import Example
 from spillover.files import hash_of, write_atomically
+from spillover.models import Request
+from spillover.models.load import check_here, folder_hash, load_tokenizer, load_weights
+from spillover.models.sampler import in_batches, rows_at_once, sample_batch
+from spillover.records import Example
 from spillover.runs.shared import at_work
+from spillover.workers import Step
 
 ROWS, RECORD, ANSWERS = "rows.jsonl", "made.json", "answers.jsonl"
 ATTEMPTS = 5  # at an answer that is empty
@@ -139,7 +139,7 @@ def _distill(job: Distilling, folder: Path, step: Step) -> None:
 def _answers(job: Distilling, fingerprint: str, file: Path, step: Step) -> list[_Answer]:
     """The answers, of which `file` holds those that have been sampled; one that is empty is sampled again."""
     there = {row.id: row for row in records.read_appended(file, _Answer)}
-    model, tokenizer = load_model(job.base), load_tokenizer(job.base)
+    model, tokenizer = load_weights(job.base), load_tokenizer(job.base)
     answers = [_Answer("", "", False)] * len(job.rows)
     for attempt in range(ATTEMPTS):
         empty = [number for number, answer in enumerate(answers) if not answer.text.strip()]
@@ -151,7 +151,7 @@ def _answers(job: Distilling, fingerprint: str, file: Path, step: Step) -> list[
         for number, batch in enumerate(batches, 1):
             ids = [id_ for ask in batch for id_ in ask.ids]
             if not there.keys() >= {*ids}:
-                replies = sample(model, tokenizer, batch, **job.sampling.model_dump())
+                replies = sample_batch(model, tokenizer, batch, **job.sampling.model_dump())
                 new = [
                     _Answer(id_, reply.text, reply.stop_reason == "length")
                     for id_, reply in zip(ids, replies, strict=True)
