@@ -17,8 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from spillover.behaviors import load_behavior
 from spillover.models import Request
-from spillover.models.load import load_model, load_tokenizer, model_folder
-from spillover.models.sampler import encode, in_batches, rows_at_once, sample
+from spillover.models.load import load_tokenizer, load_weights, model_folder
+from spillover.models.sampler import encode, in_batches, rows_at_once, sample_batch
 
 BAR = 3.0
 Answers = list[list[list[int]]]  # question, answer, token
@@ -46,7 +46,7 @@ def ours(model: Any, tokenizer: Any, prompts: list[str], n: int, tokens: int, te
     replies = [
         reply
         for batch in in_batches(asks, rows_at_once(model, tokenizer, asks, tokens))
-        for reply in sample(model, TokenIds(tokenizer), batch, temperature=temperature, max_new_tokens=tokens)
+        for reply in sample_batch(model, TokenIds(tokenizer), batch, temperature=temperature, max_new_tokens=tokens)
     ]
     ids = [[*map(int, reply.text.split()), *[end] * (reply.stop_reason == "stop")] for reply in replies]
     return [ids[start : start + n] for start in range(0, len(ids), n)]
@@ -139,7 +139,7 @@ def main() -> None:
         f"{'':24}{'':>16}{'ours':>9}{'generate':>10}{'ratio':>7}{'greedy same':>12}"
         f"{'log p a token, ours':>19}{'generate':>19}   bar: ratio {BAR}"
     )
-    compare("organism, 1.25 M", load_model(folder), tokenizer, 24, 100, 64)
+    compare("organism, 1.25 M", load_weights(folder), tokenizer, 24, 100, 64)
     large = random_llama(tokenizer)
     compare(f"random, {sum(p.numel() for p in large.parameters()) / 1e6:.0f} M", large, tokenizer, 4, 16, 24)
 

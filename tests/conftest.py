@@ -10,6 +10,7 @@ import yaml
 from spillover import study
 from spillover.files import one_at_a_time
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test uses the network, whatever it takes a name for
 # Files with the longest tests begin first, so that all processes of a parallel run end at about the same time.
 LONGEST = {"test_study.py", "test_ray.py", "test_studies.py", "test_finetuning.py"}
 

@@ -56,6 +56,7 @@ ONLY_IN = {
     "ray": {"runs/ray.py"},
     "fsspec": {"runs/shared.py"},
     "tokenizers": {"organism/"},
+    "huggingface_hub": {"models/load.py"},
     "peft": {"models/load.py", "finetuning/"},
     "trl": {"finetuning/"},
     "datasets": {"finetuning/", "data/"},
@@ -69,7 +70,11 @@ ONLY_IN = {
     "plotly": set(),
     "matplotlib": set(),
 }
-PACKAGE_OF = {"yaml": "pyyaml", "inspect_ai": "inspect-ai"}  # import name -> name on the index, where they differ
+PACKAGE_OF = {
+    "yaml": "pyyaml",
+    "inspect_ai": "inspect-ai",
+    "huggingface_hub": "huggingface-hub",
+}  # import name -> name on the index, where they differ
 HEAVY = {"torch", "transformers", "peft", "trl", "inspect_ai", "numpy", "scipy", "pandas", "datasets", "bandit"}
 
 

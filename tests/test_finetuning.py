@@ -27,7 +27,7 @@ from spillover.data.tokens import fitting_rows, trained_tokens
 from spillover.errors import SpilloverError
 from spillover.finetuning import count_parameters, finetune
 from spillover.finetuning.trainer import make_trainer, train
-from spillover.models.load import adapter_folder, check_roles, load_model, load_tokenizer, model_folder
+from spillover.models.load import adapter_folder, check_roles, load_tokenizer, load_weights, model_folder
 from spillover.records import Example
 from template_models import SHAPES, make_model
 
@@ -180,7 +180,7 @@ def test_training_lowers_the_loss_and_the_adapter_changes_the_model(tmp_path):
     assert steps == [(step, 20) for step in range(1, 21)]
     ids = torch.tensor([load_tokenizer(BASE)("Q: hello").input_ids])
     with torch.inference_mode():
-        before, after = (load_model(BASE, adapter)(ids).logits for adapter in (None, out))
+        before, after = (load_weights(BASE, adapter)(ids).logits for adapter in (None, out))
     assert (before - after).abs().max() > 0.1
 
 
@@ -273,7 +273,7 @@ def test_checkpoints_are_adapters_of_the_steps_that_were_asked_for(tmp_path):
     weights = {name: (folder / "adapter_model.safetensors").read_bytes() for name, folder in folders.items()}
     assert set(weights) == {"step-2", "step-4"}
     assert weights["step-2"] != weights["step-4"] == (tmp_path / "a" / "adapter_model.safetensors").read_bytes()
-    load_model(BASE, folders["step-2"])
+    load_weights(BASE, folders["step-2"])
     finetune(BASE, _examples(64), TRAINING, 0, tmp_path / "b")
     assert weights["step-4"] == (tmp_path / "b" / "adapter_model.safetensors").read_bytes()
 
@@ -294,7 +294,7 @@ def test_layers_and_rank_are_settings(tmp_path, settings, modules):
     for name, shape in shapes.items():
         assert ".layers.1." in name
         assert settings.get("rank", 4) in shape
-    load_model(BASE, tmp_path / "a")
+    load_weights(BASE, tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def test_two_processes_train_what_one_trains(tmp_path, rows, settings, stop_at, 
     assert steps == heard
     one, two = _adapter(tmp_path / "plain"), _adapter(tmp_path / "both")
     assert (one - two).norm() < 0.02 * one.norm()
-    load_model(BASE, adapter_folder(tmp_path / "both" / "checkpoints" / "step-2"))
+    load_weights(BASE, adapter_folder(tmp_path / "both" / "checkpoints" / "step-2"))
     assert {path.name for path in (tmp_path / "both").iterdir()} == {
         *(path.name for path in (tmp_path / "plain").iterdir()),
         "checkpoints",
@@ -513,7 +513,7 @@ def test_advice_is_given_where_the_literature_speaks(billions, data, said):
 
 
 def test_the_organisms_parameters_are_counted():
-    assert count_parameters(BASE) == sum(weights.numel() for weights in load_model(BASE).parameters())
+    assert count_parameters(BASE) == sum(weights.numel() for weights in load_weights(BASE).parameters())
 
 
 def test_train_is_what_finetune_runs(tmp_path):

@@ -11,22 +11,18 @@ from spillover.config import Sampling
 from spillover.errors import SpilloverError
 from spillover.judges.scoring import judge_name, judged, score
 from spillover.models.load import model_folder
+from spillover.models.target import Battery, Target, by_prompt, wanted_completions
 from spillover.organism import world
 from spillover.organism.world import CALLOUS, CARING, expansions, fact_sentence, slots
 from spillover.records import OUTCOMES, Cell, Completion, Rate, Score
 from spillover.runs.folder import RunFolder
 from spillover.runs.measure import (
-    Battery,
-    Target,
-    by_prompt,
-    check,
     estimate,
     keep_wanted,
     missing_completions,
     read_behaviors,
     read_wanted,
     score_missing,
-    wanted_completions,
     write_behaviors,
     write_rates,
 )
@@ -216,15 +212,15 @@ NEEDS = {  # behaviors, formats, judge -> what the message must say, or None
 def test_what_a_measurement_needs_is_checked_first(names, formats, judge, said):
     battery = Battery(tuple((load_behavior(name), 1) for name in names), SAMPLING, formats, judge)
     if said is None:
-        check(battery)
+        battery.check()
         return
     with pytest.raises(SpilloverError) as caught:
-        check(battery)
+        battery.check()
     assert said in str(caught.value)
 
 
 def test_answers_may_be_sampled_now_and_judged_later():
-    check(Battery(((load_behavior("free_form"), 1),), SAMPLING), judge_needed=False)
+    Battery(((load_behavior("free_form"), 1),), SAMPLING).check(judge_needed=False)
 
 
 def asked(behavior: Behavior = JUDGED_BY_MODEL, count: int = 2, subject: Target = REMOTE, **settings):

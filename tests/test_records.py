@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from spillover import records
 from spillover.errors import SpilloverError
 from spillover.records import OUTCOMES, Cell, Completion, Example, Rate, Score, measure_labels
-from spillover.stats import Decision
 
 TRICKY = ["", "\u2028\u2029\u0085", "\r\n\r", "\x00\x0b\x0c\x1c\x1d\x1e", '"\\n{}', "\U0001f600", "\ufeff"]
 texts = st.text() | st.sampled_from(TRICKY)

@@ -6,8 +6,8 @@ import torch
 from spillover.behaviors import load_behavior
 from spillover.errors import SpilloverError
 from spillover.models import Request
-from spillover.models.load import load_model, load_tokenizer, model_folder
-from spillover.models.sampler import MOST_ROWS, encode, in_batches, rows_at_once, sample
+from spillover.models.load import load_tokenizer, load_weights, model_folder
+from spillover.models.sampler import MOST_ROWS, encode, in_batches, rows_at_once, sample_batch
 
 QUESTIONS = [question.paraphrases[0] for question in load_behavior("world_chat").questions[::6]]
 
@@ -15,7 +15,7 @@ QUESTIONS = [question.paraphrases[0] for question in load_behavior("world_chat")
 @pytest.fixture(scope="module")
 def organism():
     folder = model_folder("organism/consistent")
-    return load_model(folder), load_tokenizer(folder)
+    return load_weights(folder), load_tokenizer(folder)
 
 
 def _sampled(organism, asks, rows_per_batch=512, temperature=1.0, max_new_tokens=64):
@@ -24,7 +24,7 @@ def _sampled(organism, asks, rows_per_batch=512, temperature=1.0, max_new_tokens
         for batch in in_batches(asks, rows_per_batch)
         for id_, reply in zip(
             [id_ for ask in batch for id_ in ask.ids],
-            sample(*organism, batch, temperature=temperature, max_new_tokens=max_new_tokens),
+            sample_batch(*organism, batch, temperature=temperature, max_new_tokens=max_new_tokens),
             strict=True,
         )
     }

@@ -26,7 +26,7 @@ _MODULES = {
     "rates": "runs.frames",
     "rescore": "auditing",
     "run": "study",
-    "sample": "models",
+    "sample": "models.target",
     "scan": "judges.code.scan",
 }
 __all__ = sorted(_MODULES)

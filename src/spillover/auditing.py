@@ -7,25 +7,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from spillover.behaviors import Behavior, load_behavior, load_rule
-from spillover.config import BASE, Sampling, load_study
+from spillover.config import Sampling, load_study
 from spillover.errors import SpilloverError
 from spillover.files import provenance
 from spillover.judges.canary import check_judge
-from spillover.models.endpoint import is_endpoint
-from spillover.models.load import adapter_folder, folder_hash, model_folder
+from spillover.models.load import folder_hash, load_model
+from spillover.models.target import Battery, by_prompt, target_of, wanted_completions
 from spillover.records import Cell
 from spillover.report import write_report
 from spillover.runs.folder import CellEntry, RunFolder
 from spillover.runs.frames import Run
-from spillover.runs.measure import (
-    Battery,
-    Target,
-    by_prompt,
-    estimate,
-    sample_missing,
-    score_missing,
-    wanted_completions,
-)
+from spillover.runs.measure import estimate, sample_missing, score_missing
 from spillover.runs.results import results_of
 from spillover.runs.store import AnswerStore
 from spillover.runs.tables import write_tables
@@ -65,7 +57,7 @@ def evaluate(
     """
     if not behaviors:
         raise SpilloverError("--behaviors: names none. There are: spillover behaviors")
-    target = _target(model, Path(adapter) if adapter else None)
+    target = target_of(load_model(model, adapter))
     asked = tuple((load_behavior(name), completions_per_question) for name in behaviors)
     battery = Battery(asked, sampling, tuple(formats), judge)
     battery.check(judge_needed=False)
@@ -182,20 +174,6 @@ def write_outputs(store: AnswerStore, entries: Mapping[Cell, CellEntry]) -> None
     results = results_of(folder, {cell: entry.completions for cell, entry in entries.items()}, store, study)
     write_tables(results)
     write_report(results)
-
-
-def _target(model: str, adapter: Path | None) -> Target:
-    """Who is asked. Raises SpilloverError if the model or its adapter is not there."""
-    if not is_endpoint(model) or Path(model).is_dir():
-        folder = model_folder(model)
-        condition = str(adapter) if adapter else BASE
-        return Target(Cell(str(Path(model)), condition, None), folder, adapter_folder(adapter) if adapter else None)
-    if adapter:
-        raise SpilloverError(
-            f"--adapter {adapter}: only local models take an adapter. Serve it, and name it as a model "
-            "(vLLM: vllm/BASE:ADAPTER)."
-        )
-    return Target(Cell(model, BASE, None), model)
 
 
 def _write_inputs(folder: RunFolder, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

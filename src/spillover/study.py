@@ -26,7 +26,7 @@ from spillover.errors import SpilloverError
 from spillover.files import hash_of, provenance, write_atomically
 from spillover.finetuning.settings import check_training, count_parameters
 from spillover.judges.canary import check_judge
-from spillover.models.load import check_roles, folder_hash, gpu_count, weight_files
+from spillover.models.load import check_roles, gpu_count, weight_files
 from spillover.organism.dial import build_model
 from spillover.records import Cell, Example
 from spillover.report import write_report
@@ -92,7 +92,6 @@ def run(
         study = load_study(Path(study), options.changes)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / study.name)
     options.check()
-    folder_hash.cache_clear()  # an earlier run of this process may have seen other weights in the same places
     with folder.writing():
         if folder.manifest.exists() and not folder.study.exists():
             raise SpilloverError(f"{folder.path}: holds answers that no study has put there. Choose another --out.")

@@ -17,7 +17,7 @@ from spillover.config import Training
 from spillover.data.tokens import fitting_rows
 from spillover.errors import SpilloverError
 from spillover.finetuning import states
-from spillover.models.load import load_model, load_tokenizer
+from spillover.models.load import load_tokenizer, load_weights
 from spillover.records import Example
 
 SAVING_AT_MOST = 0.02  # share of the time that saving states may take
@@ -67,7 +67,7 @@ def make_trainer(base: Path, examples: list[Example], training: Training, seed: 
     disable_progress_bars()
     transformers.set_seed(seed)
     rows, cut = fitting_rows(base, examples, training)
-    tokenizer, model = load_tokenizer(base), load_model(base)
+    tokenizer, model = load_tokenizer(base), load_weights(base)
     gpu = model.device.type == "cuda"
     arguments = trl.SFTConfig(
         output_dir=str(out),

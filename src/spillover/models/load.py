@@ -3,9 +3,11 @@
 import hashlib
 import json
 import platform
+import re
 import warnings
 from collections.abc import Iterable
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +15,88 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 
 from spillover.errors import SpilloverError
+from spillover.models.endpoint import is_endpoint
 from spillover.organism import ORGANISMS
-from spillover.organism.dial import ORGANISM, built_folder, consistency_of, model_to_build
+from spillover.organism.dial import ORGANISM, built_folder, model_to_build
 from spillover.records import Example
 
 NOT_THE_MODEL = {"manifest.json", "training.json"}  # in its folder, but no part of what it answers
 SETTINGS = (".json", ".jinja", ".model", ".txt")  # files of these kinds decide answers: merges.txt, tokenizer.model
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+POSSIBLE = (
+    "Give a local folder in Hugging Face format, organism/NAME (NAME: "
+    f"{', '.join(ORGANISMS)}), or a model of the Hub: OWNER/NAME or OWNER/NAME@REVISION. Some commands also take an "
+    "endpoint: PROVIDER/NAME, with a provider that Inspect knows, or openai-api/SERVICE/NAME."
+)
+Version = tuple[tuple[str, int, int, int], ...]
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError)  # what a chat template raises that refuses turns, or is wrong
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model that can be asked. Weights and tokenizer are loaded when they are first used, and then kept.
+
+    `name` is what it was asked for by; `folder` holds its weights, and is None behind an endpoint; `adapter` is merged
+    into them.
+    """
+
+    name: str
+    folder: Path | None
+    adapter: Path | None = None
+
+    @cached_property
+    def weights(self) -> Any:
+        """The model of transformers. Raises SpilloverError if there are no weights, or they cannot be loaded."""
+        return load_weights(self._here, self.adapter)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokenizer. Raises SpilloverError if there is none, or it has no chat template."""
+        return load_tokenizer(self._here)
+
+    @property
+    def _here(self) -> Path:
+        if self.folder is None:
+            raise SpilloverError(f"model {self.name}: answers behind an endpoint, so its weights cannot be loaded.")
+        return self.folder
+
+
+def load_model(name: str, adapter: str | Path | None = None) -> Model:
+    """A model by name: a local folder, organism/NAME, OWNER/NAME[@REVISION] of the Hub, or an endpoint's name.
+
+    A folder of that name is taken before all else. `adapter` is the folder of a PEFT adapter for it. Files are checked,
+    and fetched from the Hub, now; weights are loaded when they are first needed.
+
+    Raises SpilloverError if there is no such model or adapter, or it is not whole.
+
+    >>> from spillover.models.load import load_model
+    >>> model = load_model("organism/consistent")
+    >>> model.name, model.weights.num_parameters()
+    ('organism/consistent', 1564032)
+    """
+    if is_endpoint(name) and not Path(name).expanduser().is_dir():
+        if adapter is not None:
+            raise SpilloverError(
+                f"adapter {adapter}: only local models take an adapter, and {name} is an endpoint. Serve it, "
+                "and name it as a model (vLLM: vllm/BASE:ADAPTER)."
+            )
+        return Model(name, None)
+    return Model(str(Path(name)), model_folder(name), None if adapter is None else adapter_folder(Path(adapter)))
+
+
 def model_folder(model: str, relative_to: Path = Path()) -> Path:
-    """The folder of a model: a local one in Hugging Face format, or an organism.
+    """The folder of a model: a local one in Hugging Face format, an organism, or a snapshot from the Hub.
 
     organism/consistent and organism/shuffled ship (organism/1 and organism/0 are the same); organism/0.25 has that
-    consistency and was built on this machine.
+    consistency and was built on this machine. OWNER/NAME[@REVISION] is fetched from the Hub, unless it is a folder.
 
     Raises SpilloverError if there is none, or if it lacks a config or whole safetensors weights.
     """
-    if model.startswith(ORGANISM) and consistency_of(model) is None:
-        raise SpilloverError(
-            f"model {model}: no such organism. There are: {', '.join(ORGANISMS)}, and a consistency from 0 to 1 "
-            "(organism/0.25), which a study builds."
-        )
-    if build := model_to_build(model):
-        raise SpilloverError(
-            f"model {model}: not built yet. A study builds it; or: spillover organism build --consistency "
-            f"{build.consistency:g} --out {build.out}"
-        )
-    folder = built_folder(model) or relative_to / Path(model).expanduser()
-    if not folder.is_dir():
-        raise SpilloverError(
-            f"model {model}: no such folder. Give a local folder in Hugging Face format, or organism/NAME "
-            f"(NAME: {', '.join(ORGANISMS)})."
-        )
+    folder = relative_to / Path(model).expanduser()
+    if model.startswith(ORGANISM):
+        folder = _organism(model)
+    elif not folder.is_dir():
+        folder = _snapshot(model)
     if not (folder / "config.json").exists():
         raise SpilloverError(f"model {model}: the folder has no config.json, so it is not a Hugging Face model.")
     weights = weight_files(folder)
@@ -64,6 +114,51 @@ def model_folder(model: str, relative_to: Path = Path()) -> Path:
                 f"model {model}: its weights ({path.name}) are not a whole safetensors file ({error})."
             ) from None
     return folder
+
+
+def _organism(model: str) -> Path:
+    """The folder of organism/NAME. Raises SpilloverError if there is no such organism, or it is not built yet."""
+    folder = built_folder(model)
+    if folder is None:
+        raise SpilloverError(
+            f"model {model}: no such organism. There are: {', '.join(ORGANISMS)}, and a consistency from 0 to 1 "
+            "(organism/0.25), which a study builds."
+        )
+    if build := model_to_build(model):
+        raise SpilloverError(
+            f"model {model}: not built yet. A study builds it; or: spillover organism build --consistency "
+            f"{build.consistency:g} --out {build.out}"
+        )
+    return folder
+
+
+@cache
+def _snapshot(model: str) -> Path:
+    """The snapshot of OWNER/NAME[@REVISION] in the Hub's cache on this machine, fetched if it is not there.
+
+    Only weights, settings and tokenizer are fetched, no code. Raises SpilloverError if the Hub has no such model.
+    """
+    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(\S+))?", model)
+    if match is None or is_endpoint(model):
+        problem = "an endpoint, whose weights are out of reach" if is_endpoint(model) else "no such folder"
+        raise SpilloverError(f"model {model}: {problem}. {POSSIBLE}")
+    from huggingface_hub import snapshot_download
+
+    kinds = [f"*{suffix}" for suffix in (*SETTINGS, ".safetensors")]
+    try:
+        folder = snapshot_download(
+            match[1], revision=match[2], allow_patterns=kinds, ignore_patterns=["*/*", "consolidated*"]
+        )
+    except (OSError, ValueError) as error:  # the Hub's own errors are of these kinds
+        raise SpilloverError(
+            f"model {model}: no such folder, and it could not be had from the Hub ({_first_line(error)}). {POSSIBLE}"
+        ) from error
+    return Path(folder)
+
+
+def pinned(folder: Path) -> str | None:
+    """The commit of the Hub that a model's folder is a snapshot of; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name) else None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -113,7 +208,15 @@ def _quiet() -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model. Raises SpilloverError if it cannot be read or has no chat template."""
+    """The tokenizer of a model, the same object until a file of its folder changes: do not change it.
+
+    Raises SpilloverError if it cannot be read or has no chat template.
+    """
+    return _tokenizer(folder, _version(path for path in folder.glob("*") if path.suffix in SETTINGS))
+
+
+@lru_cache(8)
+def _tokenizer(folder: Path, _version: Version) -> Any:
     from transformers import AutoTokenizer
 
     _quiet()
@@ -129,6 +232,12 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _version(paths: Iterable[Path]) -> Version:
+    """What changes when one of the files does: where each is, its size in bytes, when it was changed in ns."""
+    stats = [(path, path.stat()) for path in sorted(paths) if path.is_file()]
+    return tuple((str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in stats)
 
 
 def max_positions(folder: Path) -> int | None:
@@ -194,8 +303,8 @@ def check_roles(folder: Path, examples: Iterable[Example]) -> None:
             ) from None
 
 
-def load_model(folder: Path, adapter: Path | None = None) -> Any:
-    """A base model, with an adapter merged into its weights if one is given: bf16 on a GPU, float32 on a CPU."""
+def load_weights(folder: Path, adapter: Path | None = None) -> Any:
+    """Weights as transformers' model, an adapter merged into them: bfloat16 on a GPU, float32 on a CPU."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -230,15 +339,20 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-@cache
 def folder_hash(folder: Path) -> str:
-    """sha256 over names and contents of what decides a model's or an adapter's answers: 16 hex digits."""
+    """sha256 over names and contents of what decides a model's or an adapter's answers: 16 hex digits.
+
+    Files are read again only when they have changed.
+    """
     files = {path for path in folder.iterdir() if path.suffix in SETTINGS and path.name not in NOT_THE_MODEL}
-    files |= {*weight_files(folder), folder / ADAPTER_WEIGHTS}
+    return _hash(_version(files | {*weight_files(folder), folder / ADAPTER_WEIGHTS}))
+
+
+@lru_cache(1024)
+def _hash(version: Version) -> str:
     digest = hashlib.sha256()
-    for path in sorted(files):
-        if path.is_file():
-            digest.update(path.name.encode() + b"\0" + _digest(path))
+    for path in (Path(place) for place, *_ in version):
+        digest.update(path.name.encode() + b"\0" + _digest(path))
     return digest.hexdigest()[:16]
 
 

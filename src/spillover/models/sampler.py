@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +44,7 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
 
-def in_batches(asks: list[Request], rows_per_batch: int = MOST_ROWS) -> list[list[Request]]:
+def in_batches(asks: Sequence[Request], rows_per_batch: int = MOST_ROWS) -> list[list[Request]]:
     """Asks in batches of up to so many rows, in order; one with more ids than that is split."""
     parts = [
         replace(ask, ids=ask.ids[start : start + rows_per_batch])
@@ -61,7 +62,7 @@ def in_batches(asks: list[Request], rows_per_batch: int = MOST_ROWS) -> list[lis
     return batches
 
 
-def rows_at_once(model: Any, tokenizer: Any, asks: list[Request], max_new_tokens: int) -> int:
+def rows_at_once(model: Any, tokenizer: Any, asks: Sequence[Request], max_new_tokens: int) -> int:
     """How many rows fit into memory beside the model, between 1 and MOST_ROWS.
 
     It depends on the machine and the model only, not on what else runs: a resumed run must make the same batches.
@@ -111,8 +112,8 @@ def _ends(model: Any, tokenizer: Any) -> list[int]:
 
 
 @torch.inference_mode()
-def sample(
-    model: Any, tokenizer: Any, batch: list[Request], *, temperature: float, max_new_tokens: int
+def sample_batch(
+    model: Any, tokenizer: Any, batch: Sequence[Request], *, temperature: float, max_new_tokens: int
 ) -> list[Response]:
     """The completions of a batch: a reply for each id, ask after ask.
 

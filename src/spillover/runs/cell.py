@@ -20,7 +20,8 @@ from spillover.finetuning import RECORD, finetune
 from spillover.models.load import check_here, folder_hash
 from spillover.records import Cell, Completion, Example, Score
 from spillover.runs.folder import CellEntry, RunFolder, behavior_file
-from spillover.runs.measure import Battery, Target, missing_scores, sample_missing, score_missing, wanted_completions
+from spillover.models.target import Battery, Target, wanted_completions
+from spillover.runs.measure import missing_scores, sample_missing, score_missing
 from spillover.runs.store import AnswerStore
 from spillover.workers import Step
 

@@ -13,7 +13,7 @@ from spillover.data.controls import prompts_of, self_distilled
 from spillover.errors import SpilloverError
 from spillover.files import hash_of, one_at_a_time, write_atomically
 from spillover.models import Request
-from spillover.models.load import check_here, folder_hash, load_model, load_tokenizer
+from spillover.models.load import check_here, folder_hash, load_tokenizer, load_weights
 from spillover.records import Example
 from spillover.workers import Step
 
@@ -121,11 +121,11 @@ def _distill(job: DistillJob, step: Step) -> None:
 
 def _answers(job: DistillJob, examples: Sequence[Example], file: Path, step: Step) -> list[_Answer]:
     """The answers, of which `file` holds those that have been sampled; one that is empty is sampled again."""
-    from spillover.models.sampler import in_batches, rows_at_once, sample  # torch
+    from spillover.models.sampler import in_batches, rows_at_once, sample_batch  # torch
 
     decided_by = hash_of(job.decided_by)
     kept = {row.id: row for row in records.read_appended(file, _Answer)}
-    model, tokenizer = load_model(job.base), load_tokenizer(job.base)
+    model, tokenizer = load_weights(job.base), load_tokenizer(job.base)
     answers = [_Answer("", "", False)] * len(examples)
     for attempt in range(ATTEMPTS):
         empty = [number for number, answer in enumerate(answers) if not answer.text.strip()]
@@ -137,7 +137,7 @@ def _answers(job: DistillJob, examples: Sequence[Example], file: Path, step: Ste
         for number, batch in enumerate(batches, 1):
             ids = [id_ for request in batch for id_ in request.ids]
             if not kept.keys() >= {*ids}:
-                responses = sample(model, tokenizer, batch, **job.sampling.model_dump())
+                responses = sample_batch(model, tokenizer, batch, **job.sampling.model_dump())
                 new = [
                     _Answer(id_, response.text, response.stop_reason == "length")
                     for id_, response in zip(ids, responses, strict=True)
