@@ -139,7 +139,7 @@ def _differences(
                 Markup('<path class="floor" d="M{:.1f} {}l-4.5-7h9z"><title>{}</title></path>').format(
                     right(floor),
                     bottom,
-                    f"drift floor: {points(floor, 1)} points, the largest rise of a benign control",
+                    f"benign-control ceiling: {points(floor, 1)} points, the largest rise of a benign control",
                 )
             )
     for number, (name, cell) in enumerate(compared):

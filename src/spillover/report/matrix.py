@@ -177,7 +177,8 @@ def _note(cell: MatrixCell, label: str) -> str:
             + (f"; {cell.questions_dropped} questions missing" if cell.questions_dropped else "")
             + (f"; {cell.seeds_left_out} seeds without data left out" if cell.seeds_left_out else ""),
             tested,
-            "drift floor: " + ("no benign control" if cell.floor is None else f"{points(cell.floor, 1)} points"),
+            "benign-control ceiling: "
+            + ("no benign control" if cell.floor is None else f"{points(cell.floor, 1)} points"),
             f"verdict: {_verdict(cell)}",
         ]
     )
@@ -191,9 +192,9 @@ def _verdict(cell: MatrixCell) -> str:
         return "inconclusive: what this condition trains did not rise"
     rose = bool(is_spillover(cell.p_holm, cell.low, cell.low_runs, ALPHA))
     if cell.verdict == "inconclusive" and rose:
-        return "inconclusive: it rose, but not clear of the drift floor"
+        return "inconclusive: it rose, but not clear of the benign-control ceiling"
     reasons = {
-        "spillover": "it rose" + (", and clear of the drift floor" if cell.floor is not None else ""),
+        "spillover": "it rose" + (", and clear of the benign-control ceiling" if cell.floor is not None else ""),
         "clean": "any rise is below the margin",
         "inconclusive": "neither a rise nor its absence is shown",
         "implanted": "what was trained rose",

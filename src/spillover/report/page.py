@@ -16,6 +16,7 @@ from spillover.records import OUTCOMES, Cell, MeasureKey, Rate
 from spillover.report import figures
 from spillover.report.curves import curves, scatters
 from spillover.report.examples import examples
+from spillover.report.finding import finding
 from spillover.report.forest import forests
 from spillover.report.matrix import heatmap, name_parts
 from spillover.report.rows import Point, answers_of, cells_by_place, count_questions, points_of
@@ -68,6 +69,8 @@ def write_report(results: Results) -> None:
         scatters=scattered,
         undrawn=_undrawn(rates),
         missing=_missing(study, rates),
+        run_path=folder.path,
+        finding=finding(results),
         heat=heatmap(cells, labels),
         curves=_curves(study, points, labels, by_measure),
         forests=_forests(study, by_measure, points, cells, conditions),
