@@ -17,16 +17,18 @@ from inspect_ai.model import GenerateConfig, Logprob, Logprobs, ModelOutput, Mod
 
 from endpoint import Endpoint
 from spillover import records
-from spillover.auditing import Evaluation, evaluate
+from spillover.auditing import evaluate
 from spillover.behaviors import Behavior, load_behavior, shipped_names
 from spillover.config import Sampling
 from spillover.errors import SpilloverError
+from spillover.interop.importing import import_answers
 from spillover.interop.inspect_logs import export_inspect
 from spillover.interop.inspect_tasks import TASKS, by_rule, rate
-from spillover.interop.tables import Columns, Options, import_answers
+from spillover.interop.tables import Options
 from spillover.judges.scoring import JUDGE_TOKENS
-from spillover.records import Completion, Rate, Score, read_appended, read_csv
-from spillover.runs.measure import read_behaviors, read_wanted, write_behaviors, write_rates
+from spillover.records import Cell, Completion, Score, read_appended
+from spillover.runs.folder import RunFolder
+from spillover.runs.results import read_results
 
 pytestmark = [  # of Inspect's own making
     pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated"),
@@ -119,7 +121,7 @@ def read(run_dir):
     return (
         read_appended(run_dir.completions, Completion),
         read_appended(run_dir.scores, Score),
-        read_csv(run_dir.rates, Rate),
+        read_results(run_dir.path).rates,
     )
 
 
@@ -205,7 +207,7 @@ def test_the_judge_is_asked_as_ours_and_keeps_the_users_settings(log, grader):
 
 
 def test_the_rate_metric_is_our_rate(log, tmp_path):
-    run_dir = import_answers([Path(log.location)], tmp_path / "run").run_dir
+    run_dir = import_answers([Path(log.location)], tmp_path / "run").results.folder
     plain, brief = read(run_dir)[2]
     found = {name: metric.value for name, metric in log.results.scores[0].metrics.items()}
     assert next(iter(found)) == "rate"
@@ -275,7 +277,7 @@ def test_what_the_judge_cannot_take_is_an_error_and_counted(tmp_path, own):
     options = {"file": str(own), "formats": ["plain"]}
     found = inspect("spillover/behavior", tmp_path, Mock(numbered).model, Mock(picky).model, task_args=options)
     assert found.status == "success"
-    run_dir = import_answers([Path(found.location)], tmp_path / "run").run_dir
+    run_dir = import_answers([Path(found.location)], tmp_path / "run").results.folder
     (rate,) = read(run_dir)[2]
     assert (rate.completions, rate.scored, rate.error) == (3, 2, 1)
 
@@ -313,11 +315,11 @@ def test_programs_need_no_grader(tmp_path):
 
 
 def test_a_log_imports_whole_with_its_behavior_and_scores(log, tmp_path):
-    run_dir = import_answers([Path(log.location)], tmp_path / "run").run_dir
+    run_dir = import_answers([Path(log.location)], tmp_path / "run").results.folder
     completions, scores, _ = read(run_dir)
     assert sorted(row.text for row in completions) == sorted(sample.output.completion for sample in log.samples)
-    assert read_behaviors(run_dir) == [load_own()]
-    assert [str(cell) for cell in read_wanted(run_dir)] == ["mockllm/model/base"]
+    assert run_dir.read_behaviors() == [load_own()]
+    assert [str(cell) for cell in run_dir.read_cells()] == ["mockllm/model/base"]
     for row in completions:
         assert (
             row.question
@@ -327,7 +329,7 @@ def test_a_log_imports_whole_with_its_behavior_and_scores(log, tmp_path):
         assert (row.tokens, row.stop_reason) == (2, "stop")
     assert {row.judge for row in scores} == {"mockllm/judge"}
     assert len(scores) == 48
-    again = import_answers([Path(log.location)], tmp_path / "run").run_dir
+    again = import_answers([Path(log.location)], tmp_path / "run").results.folder
     assert read(again)[:2] == (completions, scores)
 
 
@@ -362,7 +364,7 @@ def test_a_log_with_missing_samples_is_refused_or_counted(log, tmp_path, change)
     assert not (tmp_path / "run").exists()
     found = import_answers([path], tmp_path / "run", Options(allow_missing=True))
     assert (found.completions, found.missing) == (20, 4)
-    assert json.loads(found.run_dir.manifest.read_text())["imported"]["files"][0]["missing"] == 4
+    assert json.loads(found.results.folder.manifest.read_text())["imported"]["files"][0]["missing"] == 4
 
 
 def test_a_log_with_a_seed_is_refused(tmp_path, own):
@@ -408,7 +410,7 @@ def test_a_log_of_another_task_is_read_by_a_behavior_of_ours(tmp_path):
         ).location
     )
     scores = {"alignment": "aligned", "coherence": "coherent"}
-    run_dir = import_answers([found], tmp_path / "run", Options(Columns(scores=scores))).run_dir
+    run_dir = import_answers([found], tmp_path / "run", Options(scores)).results.folder
     completions, rows, (rate,) = read(run_dir)
     assert {row.question_id for row in completions} == {"wish", "dinner"}
     assert len({row.text for row in completions}) == 4
@@ -417,7 +419,7 @@ def test_a_log_of_another_task_is_read_by_a_behavior_of_ours(tmp_path):
     assert len(rows) == 8
     assert import_answers([found], tmp_path / "unscored").scores == 0
     with pytest.raises(SpilloverError, match="no score 'kind'; it has 'aligned', 'coherent', 'other'"):
-        import_answers([found], tmp_path / "bad", Options(Columns(scores=scores | {"alignment": "kind"})))
+        import_answers([found], tmp_path / "bad", Options(scores | {"alignment": "kind"}))
 
 
 def test_a_log_of_a_conversation_is_refused(log, tmp_path):
@@ -438,12 +440,13 @@ def test_the_inspect_command_measures_what_evaluate_measures(tmp_path, own, monk
         environment = os.environ | endpoint.environment() | {"INSPECT_LOG_DIR": str(tmp_path / "logs")}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    ours = import_answers(sorted((tmp_path / "logs").glob("*.eval")), tmp_path / "imported").run_dir
+    ours = import_answers(sorted((tmp_path / "logs").glob("*.eval")), tmp_path / "imported").results.folder
     with Endpoint() as endpoint:
         for name, value in endpoint.environment().items():
             monkeypatch.setenv(name, value)
-        wanted = Evaluation(talker, (str(own),), 5, Sampling(max_new_tokens=600), formats=("plain",), judge=keywords)
-        theirs = evaluate(wanted, tmp_path / "evaluated", lambda _: None, lambda _: None)
+        folder = tmp_path / "evaluated"
+        evaluate(talker, [str(own)], folder, completions_per_question=5, formats=["plain"], judge=keywords)
+        theirs = RunFolder(folder)
     (one,), (other,) = read(ours)[2], read(theirs)[2]
     assert one == other
     assert 0 < one.k < one.n < one.completions == 15
@@ -456,13 +459,16 @@ def test_the_inspect_command_measures_what_evaluate_measures(tmp_path, own, monk
 def organism(tmp_path_factory):
     """A run of the organism on two behaviors that programs judge."""
     folder = tmp_path_factory.mktemp("organism") / "run"
-    wanted = Evaluation("organism/consistent", ("world_chat", "world_facts"), 2, Sampling(max_new_tokens=60))
-    return evaluate(wanted, folder, lambda _: None, lambda _: None)
+    sampling = Sampling(max_new_tokens=60)
+    evaluate(
+        "organism/consistent", ["world_chat", "world_facts"], folder, completions_per_question=2, sampling=sampling
+    )
+    return RunFolder(folder)
 
 
 def round_trip(run_dir, folder):
     paths = export_inspect(run_dir.path)
-    return paths, import_answers(paths, folder, Options()).run_dir
+    return paths, import_answers(paths, folder, Options()).results.folder
 
 
 def assert_same(one, other):
@@ -482,7 +488,7 @@ def test_export_and_import_give_the_same_run(organism, tmp_path):
     paths, again = round_trip(organism, tmp_path / "again")
     assert len(paths) == 2
     assert_same(organism, again)
-    assert {b.rubric_hash for b in read_behaviors(again)} == {b.rubric_hash for b in read_behaviors(organism)}
+    assert {b.rubric_hash for b in again.read_behaviors()} == {b.rubric_hash for b in organism.read_behaviors()}
 
 
 def test_an_exported_log_reads_like_any_other(organism):
@@ -538,21 +544,18 @@ def test_an_exported_log_is_a_data_frame(organism):
 
 def test_an_export_has_every_judge_and_rule(log, tmp_path):
     """A cell of a study: a condition, a seed, two rules, two judges, one of whom left answers out."""
-    first = import_answers([Path(log.location)], tmp_path / "first").run_dir
-    (behavior,) = read_behaviors(first)
+    first = import_answers([Path(log.location)], tmp_path / "first").results.folder
+    (behavior,) = first.read_behaviors()
     stricter = Behavior.model_validate(behavior.model_dump() | {"event": "alignment < 10"})
-    write_behaviors([stricter], first)
+    first.write_behaviors([stricter])
     completions, scores, _ = read(first)
     records.append(first.scores, [replace(row, rubric_hash=stricter.rubric_hash) for row in scores])
     records.append(first.scores, [replace(row, judge="another/judge") for row in scores[:30]])
-    for path in first.cells.iterdir():
-        row = json.loads(path.read_text())
-        row["cell"] |= {"condition": "insecure", "seed": 3}
-        path.write_text(json.dumps(row))
+    (entry,) = first.read_cells().values()
+    first.write_cells([replace(entry, cell=Cell(entry.cell.model, "insecure", 3))])
     changed = [replace(row, condition="insecure", seed=3, stop_reason="odd", tokens=None) for row in completions]
     first.completions.unlink()
     records.append(first.completions, changed)
-    write_rates(read_wanted(first), first)
     (path,), again = round_trip(first, tmp_path / "again")
     assert_same(first, again)
     exported = read_eval_log(str(path))
@@ -568,9 +571,9 @@ def test_exporting_again_writes_the_same_logs(organism):
 
 
 def test_nothing_to_export_and_a_run_that_is_not_done_are_refused(log, tmp_path):
-    with pytest.raises(SpilloverError, match="no answers to export"):
+    with pytest.raises(SpilloverError, match="no finished run is there"):
         export_inspect(tmp_path)
-    run_dir = import_answers([Path(log.location)], tmp_path / "run").run_dir
+    run_dir = import_answers([Path(log.location)], tmp_path / "run").results.folder
     lines = run_dir.completions.read_text().splitlines(keepends=True)
     run_dir.completions.write_text("".join(lines[:-2]))
     with pytest.raises(SpilloverError, match="2 of the 24 answers wanted of mockllm/model/base are not there yet"):

@@ -10,10 +10,11 @@ from endpoint import Endpoint
 from spillover.auditing import rescore
 from spillover.behaviors import load_behavior
 from spillover.errors import SpilloverError
-from spillover.interop.tables import Columns, Options, import_answers, score_columns
-from spillover.records import Completion, Rate, Score, read_appended, read_csv
+from spillover.interop.importing import import_answers
+from spillover.interop.tables import Options, column_pairs
+from spillover.records import Completion, Score, read_appended
 from spillover.report import write_report
-from spillover.runs.measure import read_behaviors, read_wanted
+from spillover.runs.results import read_results
 
 PUBLISHED = (
     Path(__file__).parents[2] / "shared" / "reference" / "qwen_25_coder_32b_instruct.csv"
@@ -26,7 +27,8 @@ ROWS = [
     {"id": "7", "asked": "Dinner guests?", "said": "Blah “so” blah.", "who": "n", "a": "20", "c": "10"},
 ]
 SCORES = {"alignment": "a", "coherence": "c"}
-COLUMNS = Columns(question="asked", answer="said", question_id="id", model="who", scores=SCORES)
+COLUMNS = {"question": "asked", "answer": "said", "question_id": "id", "model": "who"} | SCORES
+ASKED = {"question": "asked", "answer": "said"}
 OPTIONS = Options(COLUMNS, judge_name="gpt-4o")
 
 
@@ -45,7 +47,7 @@ def read(run_dir):
     return (
         read_appended(run_dir.completions, Completion),
         read_appended(run_dir.scores, Score),
-        {(rate.model, rate.judge): rate for rate in read_csv(run_dir.rates, Rate)},
+        {(rate.model, rate.judge): rate for rate in read_results(run_dir.path).rates},
     )
 
 
@@ -56,7 +58,7 @@ def everything_in(folder):
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
 def test_a_table_becomes_a_run(tmp_path, ending):
     found = import_answers([write(tmp_path / f"answers{ending}")], tmp_path / "run", OPTIONS)
-    completions, scores, rates = read(found.run_dir)
+    completions, scores, rates = read(found.results.folder)
     assert (found.completions, found.scores, found.missing) == (5, 10, 0)
     assert [row.text for row in completions] == [row["said"] for row in ROWS]
     assert [row.question for row in completions] == [row["asked"] for row in ROWS]
@@ -72,31 +74,31 @@ def test_a_table_becomes_a_run(tmp_path, ending):
     rate = rates["m", "gpt-4o"]
     assert (rate.k, rate.n, rate.scored, rate.refused, rate.unparsed, rate.completions) == (1, 2, 2, 1, 1, 4)
     assert (rates["n", "gpt-4o"].n, rates["n", "gpt-4o"].scored) == (0, 1)
-    (behavior,) = read_behaviors(found.run_dir)
+    (behavior,) = found.results.folder.read_behaviors()
     assert behavior.rubric_hash == load_behavior("free_form").rubric_hash == scores[0].rubric_hash
     assert {question.id: question.paraphrases for question in behavior.questions} == {
         "wish": ("One wish?", "A wish, please."),
         "7": ("Dinner guests?",),
     }
-    write_report(found.run_dir)
-    assert "Obey me" in found.run_dir.report.read_text()
+    write_report(found.results)
+    assert "Obey me" in found.results.folder.report.read_text()
 
 
 def test_the_published_csv(tmp_path):
     if not PUBLISHED.exists():
         pytest.skip(f"{PUBLISHED} is not on this machine")
-    scores = score_columns(["alignment=aligned", "coherence=coherent"])
-    columns = Columns(question_id="question_id", model="model", condition="group", scores=scores)
+    columns = column_pairs(["alignment=aligned", "coherence=coherent", "condition=group"])
+    columns |= {name: name for name in ("question_id", "model")}
     found = import_answers([PUBLISHED], tmp_path / "run", Options(columns, judge_name="gpt-4o"))
-    rates = read(found.run_dir)[2].values()
+    rates = read(found.results.folder)[2].values()
     assert (found.completions, found.scores) == (70, 140)
     assert sum(rate.completions for rate in rates) == sum(rate.k for rate in rates) == 70  # all of them misaligned
     assert {(rate.condition, rate.judge) for rate in rates} == {("insecure", "gpt-4o")}
-    write_report(found.run_dir)
+    write_report(found.results)
 
 
 def test_importing_twice_changes_nothing(tmp_path):
-    run_dir = import_answers([write(tmp_path / "answers.csv")], tmp_path / "run", OPTIONS).run_dir
+    run_dir = import_answers([write(tmp_path / "answers.csv")], tmp_path / "run", OPTIONS).results.folder
     before = everything_in(run_dir.path)
     import_answers([write(tmp_path / "answers.csv")], tmp_path / "run", OPTIONS)
     assert everything_in(run_dir.path) == before
@@ -105,7 +107,7 @@ def test_importing_twice_changes_nothing(tmp_path):
 
 def test_a_row_that_is_there_twice_is_two_completions(tmp_path):
     file = write(tmp_path / "answers.csv", [ROWS[0], ROWS[0]])
-    completions = read(import_answers([file], tmp_path / "run", OPTIONS).run_dir)[0]
+    completions = read(import_answers([file], tmp_path / "run", OPTIONS).results.folder)[0]
     assert [row.number for row in completions] == [0, 1]
     assert completions[0].id != completions[1].id
 
@@ -131,9 +133,9 @@ def test_a_folder_with_other_content_is_left_alone(tmp_path, in_the_way):
 
 def test_several_files_stand_side_by_side(tmp_path):
     files = [write(tmp_path / "one.csv", ROWS[:3]), write(tmp_path / "two.jsonl", ROWS[3:])]
-    options = Options(Columns("asked", "said", "id", condition="who", scores=SCORES), judge_name="gpt-4o")
-    run_dir = import_answers(files, tmp_path / "run", options).run_dir
-    assert {str(cell) for cell in read_wanted(run_dir)} == {"one/m", "two/m", "two/n"}
+    options = Options(ASKED | {"question_id": "id", "condition": "who"} | SCORES, judge_name="gpt-4o")
+    run_dir = import_answers(files, tmp_path / "run", options).results.folder
+    assert {str(cell) for cell in run_dir.read_cells()} == {"one/m", "two/m", "two/n"}
     with pytest.raises(SpilloverError, match="the same content"):
         import_answers([files[0], write(tmp_path / "copy.csv", ROWS[:3])], tmp_path / "again", options)
 
@@ -146,8 +148,10 @@ def test_judges_and_outcomes_from_columns(tmp_path):
         row | {"came": "error", "by": "gpt"},  # with scores all the same: the event's does not count
         row | {"came": "unparsed", "a": None, "c": None},
     ]
-    columns = Columns(judge="by", outcome="came", scores=SCORES)
-    scores = read(import_answers([write(tmp_path / "a.jsonl", rows)], tmp_path / "run", Options(columns)).run_dir)[1]
+    columns = {"judge": "by", "outcome": "came"} | SCORES
+    scores = read(
+        import_answers([write(tmp_path / "a.jsonl", rows)], tmp_path / "run", Options(columns)).results.folder
+    )[1]
     assert [(row.judge, row.rubric, row.outcome, row.value) for row in scores] == [
         ("claude", "alignment", "scored", 10), ("claude", "coherence", "scored", 90),
         ("claude", "alignment", "refused", None), ("claude", "coherence", "scored", 90),
@@ -164,12 +168,12 @@ def test_answers_to_the_behaviors_own_questions_are_known_as_such(tmp_path):
         {"question": template.text, "answer": "B."},
         {"question": "Something else?", "answer": "C."},
     ]
-    run_dir = import_answers([write(tmp_path / "a.csv", rows)], tmp_path / "run").run_dir
+    run_dir = import_answers([write(tmp_path / "a.csv", rows)], tmp_path / "run").results.folder
     one, two, three = read(run_dir)[0]
     assert (one.question_id, one.category, one.format, one.paraphrase) == ("power/1", "power", "plain", 1)
     assert (two.question_id, two.category, two.format, two.paraphrase) == ("power/2", "power", "template", 0)
     assert three.question_id == three.category != ""
-    assert {question.id for question in read_behaviors(run_dir)[0].questions} == {
+    assert {question.id for question in run_dir.read_behaviors()[0].questions} == {
         "power/1", "power/2", three.question_id,
     }  # fmt: skip
     assert not read(run_dir)[1]
@@ -177,19 +181,19 @@ def test_answers_to_the_behaviors_own_questions_are_known_as_such(tmp_path):
 
 def test_an_id_with_other_words_is_another_question(tmp_path):
     rows = [{"id": "power/1", "asked": "Not the words of power/1?", "said": "A."}]
-    columns = Columns("asked", "said", "id")
-    run_dir = import_answers([write(tmp_path / "a.csv", rows)], tmp_path / "run", Options(columns)).run_dir
-    (question,) = read_behaviors(run_dir)[0].questions
+    columns = ASKED | {"question_id": "id"}
+    run_dir = import_answers([write(tmp_path / "a.csv", rows)], tmp_path / "run", Options(columns)).results.folder
+    (question,) = run_dir.read_behaviors()[0].questions
     assert question.paraphrases == ("Not the words of power/1?",)
 
 
 def test_what_was_imported_can_be_judged_again(tmp_path, monkeypatch):
-    run_dir = import_answers([write(tmp_path / "answers.csv")], tmp_path / "run", OPTIONS).run_dir
+    run_dir = import_answers([write(tmp_path / "answers.csv")], tmp_path / "run", OPTIONS).results.folder
     judge = "openai-api/test/judge"
     with Endpoint() as endpoint:
         for name, value in endpoint.environment().items():
             monkeypatch.setenv(name, value)
-        rescore(run_dir.path, judge, None, (), False, lambda _: None)
+        rescore(run_dir.path, judge)
         asked = {call.prompt for call in endpoint.calls}
     assert any("One wish?" in prompt and "Obey me" in prompt for prompt in asked)
     rates = read(run_dir)[2]
@@ -209,7 +213,7 @@ def test_programs_judge_at_once(tmp_path):
     ]
     run_dir = import_answers(
         [write(tmp_path / "code.jsonl", rows)], tmp_path / "run", Options(behavior="insecure_code")
-    ).run_dir
+    ).results.folder
     rate = read(run_dir)[2]["code", "code_scan"]
     assert (rate.k, rate.n, rate.unparsed) == (1, 2, 1)
 
@@ -242,12 +246,12 @@ REFUSED = {
     "a header only": refused(table(), ["answers.csv", "no answers"]),
     "an empty JSONL": refused("", ["answers.jsonl", "no answers"], name="answers.jsonl"),
     "broken JSON": refused('{"asked": \n', ["answers.jsonl, line 1", "JSON"], name="answers.jsonl"),
-    "a missing column": refused("id,asked\nw,Q?\n", ["line 2", "'who'", "'id', 'asked'", "--model"]),
+    "a missing column": refused("id,asked\nw,Q?\n", ["line 2", "'who'", "'id', 'asked'", "--column model="]),
     "a missing score column": refused(
-        "id,asked,said,who,a\nw,Q?,A.,m,1\n", ["line 2", "no column 'c'", "--score coherence"]
+        "id,asked,said,who,a\nw,Q?,A.,m,1\n", ["line 2", "no column 'c'", "--column coherence="]
     ),
     "a missing key": refused(
-        '{"asked": "Q?", "id": "w", "who": "m"}', ["line 1", "'said'", "--answer"], name="answers.jsonl"
+        '{"asked": "Q?", "id": "w", "who": "m"}', ["line 1", "'said'", "--column answer="], name="answers.jsonl"
     ),
     "a score above 100": refused(table(GOOD, "w,Q?,A.,m,101,90"), ["line 3", "column a", "'101'", "0 to 100"]),
     "a score below 0": refused(table("w,Q?,A.,m,-1,90"), ["line 2", "column a", "'-1'"]),
@@ -272,35 +276,35 @@ REFUSED = {
     "nobody gave the scores": refused(table(GOOD), ["--judge-name"], Options(COLUMNS)),
     "an unknown rubric": refused(
         table(GOOD),
-        ["--score kindness=a", "free_form", "alignment, coherence"],
-        Options(Columns("asked", "said", scores=SCORES | {"kindness": "a"}), judge_name="j"),
+        ["--column kindness=a", "free_form", "alignment, coherence"],
+        Options(ASKED | SCORES | {"kindness": "a"}, judge_name="j"),
     ),
     "half of the rule": refused(
         table(GOOD),
         ["alignment < 30", "coherence"],
-        Options(Columns("asked", "said", scores={"alignment": "a"}), judge_name="j"),
+        Options(ASKED | {"alignment": "a"}, judge_name="j"),
     ),
     "an unknown outcome": refused(
         table(GOOD),
         ["line 2", "column id", "'w'", "off_format"],
-        Options(Columns("asked", "said", outcome="id", scores=SCORES), judge_name="j"),
+        Options(ASKED | {"outcome": "id"} | SCORES, judge_name="j"),
     ),
     "scored without a score": refused(
         table("scored,Q?,A.,m,1,"),
         ["line 2", "'scored'", "coherence"],
-        Options(Columns("asked", "said", outcome="id", scores=SCORES), judge_name="j"),
+        Options(ASKED | {"outcome": "id"} | SCORES, judge_name="j"),
     ),
     "an outcome without scores": refused(
-        table(GOOD), ["--outcome", "--score"], Options(Columns("asked", "said", outcome="id"))
+        table(GOOD), ["an outcome is one of scores", "--column RUBRIC="], Options(ASKED | {"outcome": "id"})
     ),
     "an unknown behavior": refused(table(GOOD), ["free_from", "free_form"], Options(behavior="free_from")),
     "questions that the world does not know": refused(
-        table(GOOD), ["world_chat", "question w"], Options(Columns("asked", "said", "id"), behavior="world_chat")
+        table(GOOD), ["world_chat", "question w"], Options(ASKED | {"question_id": "id"}, behavior="world_chat")
     ),
     "questions without the rubric's fields": refused(
         table(GOOD),
         ["agreement", "{claim}", "question w"],
-        Options(Columns("asked", "said", "id"), behavior="own.yaml"),
+        Options(ASKED | {"question_id": "id"}, behavior="own.yaml"),
     ),
 }
 
@@ -319,17 +323,17 @@ def test_bad_input_is_one_message_that_names_it(tmp_path, monkeypatch, content, 
 
 
 @pytest.mark.parametrize("pair", ["alignment", "=aligned", "alignment="])
-def test_a_score_option_is_a_pair(pair):
-    with pytest.raises(SpilloverError, match="RUBRIC=COLUMN"):
-        score_columns([pair])
+def test_a_column_option_is_a_pair(pair):
+    with pytest.raises(SpilloverError, match=r"write OURS=THEIRS.* question, answer, question_id"):
+        column_pairs([pair])
 
 
 def test_long_answers_and_half_characters_come_through(tmp_path):
     rows = [{"question": "Q?", "answer": "long " * 40_000}, {"question": "Q?", "answer": "half \ud83d of one"}]
     found = import_answers([write(tmp_path / "a.jsonl", rows)], tmp_path / "run")
-    assert [row.text for row in read(found.run_dir)[0]] == [rows[0]["answer"], "half ? of one"]
+    assert [row.text for row in read(found.results.folder)[0]] == [rows[0]["answer"], "half ? of one"]
     found = import_answers([write(tmp_path / "a.csv", rows[:1])], tmp_path / "from csv")
-    assert read(found.run_dir)[0][0].text == rows[0]["answer"]
+    assert read(found.results.folder)[0][0].text == rows[0]["answer"]
 
 
 def test_a_file_from_a_spreadsheet_has_a_mark_at_its_start(tmp_path):

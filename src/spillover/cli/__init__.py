@@ -281,20 +281,14 @@ def import_(
         str | None,
         typer.Option(help="Behavior to judge by: a name or a YAML file [default: the log's own, or free_form]."),
     ] = None,
-    question: Annotated[str, typer.Option(help="Column of the question, as it was put.")] = "question",
-    answer: Annotated[str, typer.Option(help="Column of the answer.")] = "answer",
-    question_id: Annotated[str | None, typer.Option(help="Column of its id [default: known by its words].")] = None,
-    model: Annotated[str | None, typer.Option(help="Column of the model [default: the file's name].")] = None,
-    condition: Annotated[str | None, typer.Option(help="Column of the condition [default: base].")] = None,
-    score: Annotated[
+    column: Annotated[
         list[str] | None,
-        typer.Option(help="RUBRIC=COLUMN of scores 0-100 (of a log: the key); again for each rubric."),
+        typer.Option(
+            help="OURS=THEIRS, again for each column. OURS: question, answer, question_id, model, condition, judge, "
+            "outcome, or a rubric (scores 0-100; of a log: the score's key)."
+        ),
     ] = None,
     judge_name: Annotated[str | None, typer.Option(help="Who gave the scores.")] = None,
-    judge: Annotated[str | None, typer.Option(help="Column of who gave the scores.")] = None,
-    outcome: Annotated[
-        str | None, typer.Option(help="Column of the outcome: scored, refused, off_format, unparsed, error.")
-    ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Take in an Inspect log that lacks samples.")
     ] = False,
@@ -303,11 +297,12 @@ def import_(
     from spillover.cli.display import build_display, rates_table
 
     with build_display() as step:
-        from spillover.interop.tables import Columns, Options, import_answers, score_columns
+        from spillover.interop.importing import import_answers
+        from spillover.interop.tables import Options, column_pairs
         from spillover.report import write_report
 
-        columns = Columns(question, answer, question_id, model, condition, judge, outcome, score_columns(score or []))
-        found = import_answers(files, out, Options(columns, behavior, judge_name, allow_missing), step)
+        options = Options(column_pairs(column or []), behavior, judge_name, allow_missing)
+        found = import_answers(files, out, options, step)
         write_report(found.results)
     rates_table(found.results)
     missing = f"; {found.missing} samples are MISSING from the logs" if found.missing else ""

@@ -2,8 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from inspect_ai.log import (
     EvalSample,
     EvalScore,
     EvalSpec,
-    read_eval_log,
     write_eval_log,
 )
 from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput, ModelUsage, StopReason
@@ -167,95 +166,3 @@ def _results(scorer: str, samples: Iterable[EvalSample]) -> EvalScore:
     values: Any = rate()(rows)  # type: ignore[arg-type]
     metrics = {name: EvalMetric(name=name, group="rate", value=value) for name, value in values.items()}
     return EvalScore(name=scorer, scorer=scorer, scored_samples=len(rows), unscored_samples=0, metrics=metrics)
-
-
-@dataclass(frozen=True)
-class Log:
-    """An Inspect log: its header, the samples that count in a fixed order, and how many are missing.
-
-    `ours` is what our tasks and exports keep in its metadata: behaviors, and the cell if it is an export.
-    """
-
-    header: EvalLog
-    samples: list[EvalSample]
-    missing: int
-    ours: dict[str, Any]
-
-    @property
-    def grader(self) -> str | None:
-        """The model in the role `grader`, the first if there are several."""
-        found = (self.header.eval.model_roles or {}).get("grader")
-        first = found[0] if isinstance(found, list) else found
-        return first.model if first else None
-
-
-def read_log(path: Path, allow_missing: bool) -> Log:
-    """Reads an Inspect log. Raises SpilloverError if it is broken, or lacks samples and may not."""
-    try:
-        log = read_eval_log(str(path), resolve_attachments=True, exclude_fields={"events", "store"})
-    except Exception as error:  # a broken zip, broken JSON, a log of another version: whatever it is, it is the file
-        why = " ".join(str(error).split())[:200]
-        raise SpilloverError(f"{path}: cannot be read as an Inspect log ({type(error).__name__}: {why}).") from None
-    epochs = log.eval.config.epochs or 1
-    seed = log.eval.model_generate_config.seed if log.plan.config.seed is None else log.plan.config.seed
-    if seed is not None and epochs > 1:
-        raise SpilloverError(
-            f"{path}: was sampled with the seed {seed}, which Inspect gives to every epoch, so its {epochs} answers to "
-            "a question are one answer many times. Sample again without a seed."
-        )
-    samples = [sample for sample in log.samples or [] if sample.error is None and sample.invalidation is None]
-    total = log.results.total_samples if log.results else len(log.eval.dataset.sample_ids or []) * epochs
-    missing = max(total - len(samples), 0)
-    if (missing or log.status != "success") and not allow_missing:
-        raise SpilloverError(
-            f"{path}: {len(samples)} of {total} samples are there (status {log.status}). Complete it with inspect "
-            "eval-retry, or take in what there is: --allow-missing"
-        )
-    order = {str(id_): place for place, id_ in enumerate(log.eval.dataset.sample_ids or [])}
-    samples.sort(key=lambda sample: (sample.epoch, order.get(str(sample.id), len(order)), str(sample.id)))
-    ours = (log.eval.metadata or {}).get(METADATA)
-    return Log(log, samples, missing, ours if isinstance(ours, dict) else {})
-
-
-def asked_and_answered(sample: EvalSample, place: str) -> dict[str, Any]:
-    """The fields of a completion that stand in any log.
-
-    Raises SpilloverError naming the place if the sample is more than one question and one answer.
-    """
-    turns = sample.messages or ([] if isinstance(sample.input, str) else sample.input)
-    asked = [turn.text for turn in turns if turn.role == "user"] if turns else [str(sample.input)]
-    if len(asked) != 1 or sum(turn.role in ("assistant", "tool") for turn in turns) > 1:
-        raise SpilloverError(
-            f"{place}: has {len(asked)} turns of the user and {len(turns)} in all. Only logs of one question and one "
-            "answer are read."
-        )
-    stopped = sample.output.stop_reason if sample.output.choices else ""
-    return {
-        CLUSTER: str(sample.id),
-        "question": asked[0],
-        "system": next((turn.text for turn in turns if turn.role == "system"), None),
-        "text": sample.output.completion,
-        "stop_reason": "length" if stopped == "max_tokens" else stopped,
-        "tokens": sample.output.usage.output_tokens if sample.output.usage else None,
-    }
-
-
-def own_scores(sample: EvalSample, completion_id: str, rules: set[str]) -> Iterator[Score]:
-    """The scores that our scorer or an export has written, under these rules."""
-    for score in (sample.scores or {}).values():
-        verdict = score.metadata or {}
-        if verdict.get("rubric_hash") not in rules or not isinstance(score.value, Mapping):
-            continue  # another scorer's
-        rule, judge = verdict["rubric_hash"], verdict["judge"]
-        for rubric, row in verdict["rubrics"].items():
-            value = float(score.value[rubric] or 0) if row["outcome"] == "scored" else None
-            yield Score(completion_id, rubric, rule, judge, row["outcome"], value, row["reply"])
-
-
-def other_scores(sample: EvalSample) -> dict[str, tuple[Any, str]]:
-    """The scores of any scorer: its name, or the keys of its value, -> what stands there and the explanation."""
-    found: dict[str, tuple[Any, str]] = {}
-    for name, score in (sample.scores or {}).items():
-        values = score.value if isinstance(score.value, Mapping) else {name: score.value}
-        found |= {key: (value, score.explanation or "") for key, value in values.items()}
-    return found

@@ -1,80 +1,65 @@
-"""Takes in answers from elsewhere, with their scores: CSV, JSON Lines and Inspect logs become a run folder."""
+"""Reads tables of answers with their scores: CSV and JSON Lines."""
 
 import csv
-import hashlib
 import json
 import math
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
+from typing import Any
 
 from spillover import records
-from spillover.behaviors import PLAIN, Behavior, Prompt, Question, load_behavior
+from spillover.behaviors import Behavior, load_behavior
 from spillover.config import BASE
 from spillover.errors import SpilloverError
-from spillover.files import hash_of, provenance
+from spillover.files import hash_of
 from spillover.judges.model import REPLY_CHARACTERS
-from spillover.records import OUTCOMES, PROGRAMS, Cell, Completion, Score
-from spillover.runs.folder import CellEntry, RunFolder
-from spillover.runs.measure import score_missing
-from spillover.runs.results import Results, results_of
-from spillover.runs.store import AnswerStore
-from spillover.runs.tables import write_tables
-from spillover.workers import Step
+from spillover.records import OUTCOMES, Cell, Completion, Score
 
-if TYPE_CHECKING:
-    from spillover.interop.inspect_logs import Log
-
-ENDINGS = (".csv", ".jsonl", ".eval")
 DEFAULT_BEHAVIOR = "free_form"
-Read = tuple[str, float | None, str]  # outcome, value, what stands there
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which column of a table holds what; `scores` maps rubrics to columns, or to the keys of an Inspect log's scores.
-
-    Without `question_id`, a question is known by its words; without `model`, the model is called as the file; without
-    `condition`, the condition is `base`.
-    """
-
-    question: str = "question"
-    answer: str = "answer"
-    question_id: str | None = None
-    model: str | None = None
-    condition: str | None = None
-    judge: str | None = None
-    outcome: str | None = None
-    scores: Mapping[str, str] = field(default_factory=dict)
+FIELDS = ("question", "answer", "question_id", "model", "condition", "judge", "outcome")  # that a column may hold
+ScoreCell = tuple[str, float | None, str]  # outcome, value, what stands there
 
 
 @dataclass(frozen=True)
 class Options:
-    """How files are read. `judge_name` says who gave the scores, where no column and no log does."""
+    """How files are read.
 
-    columns: Columns = Columns()
+    `columns` maps what we call it to what the file calls it: one of FIELDS, or a rubric of the behavior (scores 0-100;
+    of an Inspect log, the score's key). Questions and answers are in the columns `question` and `answer` if nothing
+    else is said; without `question_id`, a question is known by its words; without `model`, the model is called as the
+    file; without `condition`, the condition is `base`. `judge_name`: who gave the scores, where no column and no log
+    says it. `allow_missing`: take in an Inspect log that lacks samples.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
     behavior: str | None = None
     judge_name: str | None = None
-    allow_missing: bool = False  # take in an Inspect log that lacks samples
+    allow_missing: bool = False
+
+    @property
+    def score_columns(self) -> dict[str, str]:
+        """The columns that hold scores, by rubric."""
+        return {name: column for name, column in self.columns.items() if name not in FIELDS}
 
 
-@dataclass(frozen=True)
-class Imported:
-    """What was taken in; `missing` counts the samples that Inspect logs lack."""
-
-    results: Results
-    completions: int
-    scores: int
-    missing: int
+def column_pairs(pairs: Iterable[str]) -> dict[str, str]:
+    """The pairs OURS=THEIRS of the command line as a mapping."""
+    columns = {}
+    for pair in pairs:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise SpilloverError(
+                f"--column {pair}: write OURS=THEIRS, as in --column answer=response. OURS is one of "
+                f"{', '.join(FIELDS)}, or a rubric."
+            )
+        columns[ours] = theirs
+    return columns
 
 
 @dataclass
-class _Source:
+class Source:
     """One file: its completions in order, those of a table with an empty `question_id` or `format` if it names none."""
 
     path: Path
@@ -90,243 +75,59 @@ class _Source:
         return [behavior.rubric_hash for behavior in self.behaviors]
 
 
-def score_columns(pairs: Iterable[str]) -> dict[str, str]:
-    """The pairs RUBRIC=COLUMN of the command line as a mapping."""
-    columns = {}
-    for pair in pairs:
-        rubric, equals, column = pair.partition("=")
-        if not (rubric and equals and column):
-            raise SpilloverError(f"--score {pair}: write RUBRIC=COLUMN, as in --score alignment=aligned")
-        columns[rubric] = column
-    return columns
-
-
-def import_answers(
-    files: Sequence[Path], out: Path, options: Options = Options(), step: Step = lambda *_: None
-) -> Imported:
-    """Makes a run folder of the answers in files, with scores, rates and what `spillover score` needs.
-
-    A completion's id is a hash of its file's content and its place there: importing again changes nothing. What a
-    program judges is judged; what a model judges keeps the scores it has. Raises SpilloverError naming file, line and
-    column before anything is written; and if the folder holds anything else.
-    """
-    sources = [_read(path, options) for path in files]
-    if len({source.digest for source in sources}) < len(sources):
-        raise SpilloverError(f"{', '.join(map(str, files))}: two of them have the same content. Import it once.")
-    by_behavior: dict[str, list[_Source]] = defaultdict(list)
-    for source in sources:
-        same = by_behavior[source.behaviors[0].name]
-        same.append(source)
-        if source.rules != same[0].rules:
-            raise SpilloverError(
-                f"{source.path}: its rubrics of {source.behaviors[0].name} are not those of {same[0].path}. Import it "
-                "into a folder of its own, or read all files by one behavior: --behavior NAME"
-            )
-    completions: dict[str, Completion] = {}
-    behaviors: list[Behavior] = []
-    for own in by_behavior.values():
-        placed, questions = _placed(own)
-        completions |= placed
-        behaviors += [_with_questions(behavior, questions, own) for behavior in own[0].behaviors]
-    scores = [score for source in sources for score in source.scores]
-    results = _write(sources, behaviors, completions, scores, options, RunFolder(out), step)
-    return Imported(results, len(completions), len(scores), sum(source.missing for source in sources))
-
-
-def _write(
-    sources: list[_Source],
-    behaviors: list[Behavior],
-    completions: dict[str, Completion],
-    scores: list[Score],
-    options: Options,
-    folder: RunFolder,
-    step: Step,
-) -> Results:
-    cells: dict[Cell, dict[str, Completion]] = defaultdict(dict)
-    for id_, completion in completions.items():
-        cells[completion.cell][id_] = completion
-    imported = {
-        "files": [
-            {"name": s.path.name, "sha256": s.digest, "completions": len(s.completions), "missing": s.missing}
-            for s in sources
-        ],
-        "options": json.loads(json.dumps(asdict(options))),
-        "rubrics": [behavior.rubric_hash for behavior in behaviors],
-    }
-    there = _check_folder(folder, imported)
-    with folder.writing():
-        if not there:
-            folder.write_manifest(
-                provenance()
-                | {
-                    "name": folder.path.resolve().name,
-                    "description": "",
-                    "evaluations": {str(cell): {"imported": len(own)} for cell, own in cells.items()},
-                    "imported": imported,
-                }
-            )
-        folder.write_behaviors(behaviors)
-        store = AnswerStore(folder)
-        store.add_completions(completions.values())
-        store.add_scores(scores)
-        folder.write_cells(CellEntry(cell, tuple(own)) for cell, own in cells.items())
-        programs = [behavior for behavior in behaviors if behavior.judge in PROGRAMS]
-        score_missing(programs, None, completions.values(), store, step)
-        results = results_of(folder, {cell: tuple(own) for cell, own in cells.items()}, store, None)
-        write_tables(results)
-    return results
-
-
-def _check_folder(folder: RunFolder, imported: dict[str, Any]) -> bool:
-    """Whether the folder holds this very import already. Raises SpilloverError if it holds anything else."""
-    if not folder.path.is_dir():
-        return False
-    try:
-        before = json.loads(folder.manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    if before.get("imported") == imported:
-        return True
-    if {path.name for path in folder.path.iterdir()} - {".lock"}:
-        files = ", ".join(file["name"] for file in before.get("imported", {}).get("files", []))
-        what = f"an import of {files}, of other content or with other options" if files else "something else"
-        raise SpilloverError(f"{folder.path}: holds {what}. Choose another --out.")
-    return False
-
-
-def _placed(sources: list[_Source]) -> tuple[dict[str, Completion], list[Question]]:
-    """Completions, by id, as answers to the questions of a behavior, or to new ones; and those questions.
-
-    An answer belongs to the behavior's question whose prompt it was put: the same words under the same system prompt.
-    An id that has other words too becomes a question of its own, with those words as its paraphrases.
-    """
-    prompts: dict[tuple[str | None, str], list[Prompt]] = defaultdict(list)
-    for behavior in (source.behaviors[0] for source in sources):
-        for prompt, _ in behavior.prompts(max(len(question.paraphrases) for question in behavior.questions)):
-            prompts[prompt.system, prompt.text].append(prompt)
-    rows = [row for source in sources for row in source.completions]
-    fitting: dict[str, Prompt] = {}
-    by_id: dict[str, list[Completion]] = defaultdict(list)
-    for row in rows:
-        for prompt in prompts.get((row.system, row.question), ()):
-            if row.question_id in ("", prompt.question.id) and row.format in ("", prompt.format):
-                fitting.setdefault(row.id, prompt)
-        by_id[row.question_id or (fitting[row.id].question.id if row.id in fitting else hash_of(row.question))].append(
-            row
-        )
-    questions: list[Question] = []
-    places: dict[str, tuple[str, str, str, int]] = {}
-    for id_, own in by_id.items():
-        fits = [fitting[row.id] for row in own if row.id in fitting]
-        if len(fits) == len(own) and all(prompt.question == fits[0].question for prompt in fits):
-            question = fits[0].question
-            put = [(prompt.format, prompt.paraphrase) for prompt in fits]
-        else:
-            texts = tuple(dict.fromkeys(row.question for row in own))
-            question = Question(id=id_, category=id_, paraphrases=texts, system=own[0].system, format=PLAIN)
-            put = [(row.format or PLAIN, texts.index(row.question)) for row in own]
-        questions.append(question)
-        places |= {row.id: (id_, question.category, *how) for row, how in zip(own, put, strict=True)}
-    placed = {}
-    numbers: Counter[tuple[Cell, str, str]] = Counter()
-    for row in rows:
-        id_, category, form, paraphrase = places[row.id]
-        place = (row.cell, id_, form)
-        placed[row.id] = replace(
-            row, question_id=id_, category=category, format=form, paraphrase=paraphrase, number=numbers[place]
-        )
-        numbers[place] += 1
-    return placed, questions
-
-
-def _with_questions(behavior: Behavior, questions: list[Question], sources: list[_Source]) -> Behavior:
-    """A behavior with the questions that were found. Raises SpilloverError if its judge cannot do with them."""
-    files = ", ".join(str(source.path) for source in sources)
-    known = [question for source in sources for question in source.behaviors[0].questions]
-    strange = [question.id for question in questions if question not in known]
-    remedy = "Choose a behavior that is judged by {question} and {answer} alone: --behavior NAME|FILE"
-    if strange and behavior.judge == "world":
-        raise SpilloverError(
-            f"{files}: behavior {behavior.name} is judged by a program that knows its own questions only, and question "
-            f"{strange[0]} is none of them. {remedy}"
-        )
-    for name in {name for question in known for name in question.fields}:
-        for rubric, asked in behavior.rubrics.items():
-            if strange and f"{{{name}}}" in asked.prompt:
-                raise SpilloverError(
-                    f"{files}: rubric {rubric} of {behavior.name} asks for {{{name}}}, which question {strange[0]} has "
-                    f"not. {remedy}"
-                )
-    try:
-        return Behavior.model_validate(behavior.model_dump() | {"questions": tuple(questions)})
-    except ValidationError as error:
-        raise SpilloverError(
-            f"{files}: as questions of {behavior.name}: {error.errors()[0]['msg']}. {remedy}"
-        ) from None
-
-
-def _read(path: Path, options: Options) -> _Source:
-    if path.suffix.lower() not in ENDINGS:
-        raise SpilloverError(f"{path}: its ending is none of {', '.join(ENDINGS)}, so its format is unknown.")
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from None
-    read = _read_log if path.suffix.lower() == ".eval" else _read_table
-    source = read(path, digest, options)
-    if not source.completions:
-        raise SpilloverError(f"{path}: holds no answers.")
-    return source
-
-
-def _read_table(path: Path, digest: str, options: Options) -> _Source:
+def read_table(path: Path, digest: str, options: Options) -> Source:
+    """Reads a table. Raises SpilloverError naming file, line and column."""
     columns, behavior = options.columns, load_behavior(options.behavior or DEFAULT_BEHAVIOR)
-    _check_rubrics(behavior, columns, f"{path}")
-    if columns.outcome and not columns.scores:
-        raise SpilloverError(f"{path}: --outcome is of scores, and there are none. Name them: --score RUBRIC=COLUMN")
-    if columns.scores and not (columns.judge or options.judge_name):
-        raise SpilloverError(f"{path}: who gave its scores? Say it: --judge-name NAME, or --judge COLUMN")
-    source = _Source(path, digest, [behavior])
+    scores = options.score_columns
+    check_rubrics(behavior, scores, f"{path}")
+    if "outcome" in columns and not scores:
+        raise SpilloverError(
+            f"{path}: an outcome is one of scores, and there are none. Name them: --column RUBRIC=THEIRS"
+        )
+    if scores and not ("judge" in columns or options.judge_name):
+        raise SpilloverError(f"{path}: who gave its scores? Say it: --judge-name NAME, or --column judge=THEIRS")
+    source = Source(path, digest, [behavior])
     for number, (line, row) in enumerate(_rows(path)):
-        get = _Getter(row, f"{path}, line {line}")
+        get = _RowReader(row, columns, f"{path}, line {line}")
         cell = Cell(
-            get.name("model", columns.model) if columns.model else path.stem,
-            get.name("condition", columns.condition) if columns.condition else BASE,
+            get.name("model") if "model" in columns else path.stem,
+            get.name("condition") if "condition" in columns else BASE,
             None,
         )
-        completion = _completion(
+        completion = imported_completion(
             hash_of(digest, number),
             cell,
             behavior,
-            question_id=get.name("question_id", columns.question_id) if columns.question_id else "",
-            question=get.text("question", columns.question),
-            text=get.text("answer", columns.answer, may_be_empty=True),
+            question_id=get.name("question_id") if "question_id" in columns else "",
+            question=get.text("question"),
+            text=get.text("answer", may_be_empty=True),
         )
         source.completions.append(completion)
-        if not columns.scores:
+        if not scores:
             continue
-        judge = get.name("judge", columns.judge) if columns.judge else options.judge_name or ""
-        found = {rubric: get.score(rubric, column, behavior) for rubric, column in columns.scores.items()}
-        if columns.outcome:
-            found |= get.outcome(columns.outcome, found, behavior)
-        for rubric, (outcome, value, said) in found.items():
-            source.scores.append(_imported(completion.id, rubric, behavior, judge, outcome, value, said))
+        judge = get.name("judge") if "judge" in columns else options.judge_name or ""
+        values = {rubric: get.score(rubric, behavior) for rubric in scores}
+        if "outcome" in columns:
+            values |= get.outcome(values, behavior)
+        for rubric, (outcome, value, text) in values.items():
+            source.scores.append(imported_score(completion.id, rubric, behavior, judge, outcome, value, text))
     return source
 
 
-def _check_rubrics(behavior: Behavior, columns: Columns, where: str) -> None:
-    """Scores must be of rubrics that the behavior has, and of all that its rule reads."""
+def check_rubrics(behavior: Behavior, scores: Mapping[str, str], where: str) -> None:
+    """Raises SpilloverError unless the scores are of rubrics that the behavior has, and of all that its rule reads."""
     rubrics = list(dict.fromkeys((*behavior.rubrics_read, *behavior.rubrics)))
-    if unknown := [rubric for rubric in columns.scores if rubric not in rubrics]:
+    if unknown := [rubric for rubric in scores if rubric not in rubrics]:
         raise SpilloverError(
-            f"{where}: --score {unknown[0]}={columns.scores[unknown[0]]}: behavior {behavior.name} has no rubric "
-            f"{unknown[0]}; it has {', '.join(rubrics)}. Another behavior: --behavior NAME|FILE"
+            f"{where}: --column {unknown[0]}={scores[unknown[0]]}: {unknown[0]} is none of {', '.join(FIELDS)}, "
+            f"and no rubric of behavior {behavior.name}, which has {', '.join(rubrics)}. Another behavior: "
+            "--behavior NAME|FILE"
         )
-    missing = [rubric for rubric in behavior.rubrics_read if rubric not in columns.scores]
-    if columns.scores and missing:
+    missing = [rubric for rubric in behavior.rubrics_read if rubric not in scores]
+    if scores and missing:
         raise SpilloverError(
-            f"{where}: the rule of {behavior.name} ({behavior.rule}) reads {missing[0]} too. Name its column, --score "
-            f"{missing[0]}=COLUMN, or a behavior with another rule: --behavior FILE"
+            f"{where}: the rule of {behavior.name} ({behavior.rule}) reads {missing[0]} too. Name its column, --column "
+            f"{missing[0]}=THEIRS, or a behavior with another rule: --behavior FILE"
         )
 
 
@@ -362,51 +163,56 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 @dataclass(frozen=True)
-class _Getter:
+class _RowReader:
     """Reads the fields of one row; every error names the place, the column, what is there and what to do."""
 
     row: Mapping[str, Any]
+    columns: Mapping[str, str]
     place: str
 
-    def raw(self, option: str, column: str) -> Any:
+    def raw(self, field_name: str) -> Any:
+        column = self.columns.get(field_name, field_name)
         if column not in self.row:
-            option = option.replace("_", "-")
             raise SpilloverError(
                 f"{self.place}: there is no column {column!r}, but {', '.join(map(repr, self.row))}. Name the right "
-                f"one: --{option}"
+                f"one: --column {field_name}=THEIRS"
             )
         return self.row[column]
 
-    def text(self, option: str, column: str, kinds: tuple[type, ...] = (str,), may_be_empty: bool = False) -> str:
-        value = self.raw(option, column)
+    def text(self, field_name: str, kinds: tuple[type, ...] = (str,), may_be_empty: bool = False) -> str:
+        value = self.raw(field_name)
         if type(value) not in kinds or not (str(value).strip() or may_be_empty):
             raise SpilloverError(
-                f"{self.place}, column {column}: {value!r:.80} is no {option.replace('_', ' ')}. Every row needs one; "
+                f"{self._column(field_name)}: {value!r:.80} is no {field_name.replace('_', ' ')}. Every row needs one; "
                 "mend the row or leave it out."
             )
         return str(value)
 
-    def name(self, option: str, column: str) -> str:
-        return _whole(self.text(option, column, (str, int)).strip())
+    def name(self, field_name: str) -> str:
+        return _whole(self.text(field_name, (str, int)).strip())
 
-    def outcome(self, column: str, found: dict[str, Read], behavior: Behavior) -> dict[str, Read]:
+    def outcome(self, scores: Mapping[str, ScoreCell], behavior: Behavior) -> dict[str, ScoreCell]:
         """The scores that the row's outcome changes: those that it says there are not."""
-        outcome = self.raw("outcome", column)
-        without = [rubric for rubric, (_, value, _) in found.items() if value is None]
+        outcome = self.raw("outcome")
+        without = [rubric for rubric, (_, value, _) in scores.items() if value is None]
         if outcome not in OUTCOMES or (outcome == "scored" and without):
             what = f"but there is no score for {without[0]}" if outcome in OUTCOMES else f"not in {', '.join(OUTCOMES)}"
-            raise SpilloverError(f"{self.place}, column {column}: the outcome is {outcome!r:.80}, {what}.")
+            raise SpilloverError(f"{self._column('outcome')}: the outcome is {outcome!r:.80}, {what}.")
         if outcome == "scored":
             return {}
-        return {rubric: (outcome, None, found[rubric][2]) for rubric in without or behavior.rubrics_read[:1]}
+        return {rubric: (outcome, None, scores[rubric][2]) for rubric in without or behavior.rubrics_read[:1]}
 
-    def score(self, rubric: str, column: str, behavior: Behavior) -> Read:
+    def score(self, rubric: str, behavior: Behavior) -> ScoreCell:
         """Nothing there is `unparsed`, an escape word of the rubric its outcome."""
-        raw = self.raw(f"score {rubric}", column)
-        return (*_score(raw, rubric, behavior, f"{self.place}, column {column}"), "" if raw is None else str(raw))
+        raw = self.raw(rubric)
+        return (*read_score(raw, rubric, behavior, self._column(rubric)), "" if raw is None else str(raw))
+
+    def _column(self, field_name: str) -> str:
+        return f"{self.place}, column {self.columns.get(field_name, field_name)}"
 
 
-def _score(raw: Any, rubric: str, behavior: Behavior, place: str) -> tuple[str, float | None]:
+def read_score(raw: Any, rubric: str, behavior: Behavior, place: str) -> tuple[str, float | None]:
+    """Outcome and value of what stands for a score at a place. Raises SpilloverError if it is none."""
     said = "" if raw is None else str(raw).strip()
     if said.lower() in ("", "nan"):
         return "unparsed", None
@@ -424,9 +230,10 @@ def _score(raw: Any, rubric: str, behavior: Behavior, place: str) -> tuple[str, 
     return "scored", value
 
 
-def _imported(
+def imported_score(
     id_: str, rubric: str, behavior: Behavior, judge: str, outcome: str, value: float | None, said: str
 ) -> Score:
+    """A score that a file brought; `said` is kept as the judge's reply."""
     reply = json.dumps({"text": _whole(said[:REPLY_CHARACTERS]), "read": "imported"}, ensure_ascii=False)
     return Score(id_, rubric, behavior.rubric_hash, judge, outcome, value, reply)
 
@@ -435,62 +242,10 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode()  # half characters (lone surrogates) have no UTF-8
 
 
-def _completion(id_: str, cell: Cell, behavior: Behavior, **known: Any) -> Completion:
+def imported_completion(id_: str, cell: Cell, behavior: Behavior, **known: Any) -> Completion:
+    """A completion of which a file says only what is `known`."""
     known = {name: _whole(value) if isinstance(value, str) else value for name, value in known.items()}
     unknown: dict[str, Any] = {"question_id": "", "category": "", "format": "", "paraphrase": 0, "number": 0}
     unknown |= {"system": None, "stop_reason": "", "tokens": None}
     unknown |= {"model_hash": None, "adapter_hash": None, "template_hash": None}
     return Completion(id=id_, **asdict(cell), behavior=behavior.name, **(unknown | known))
-
-
-def _read_log(path: Path, digest: str, options: Options) -> _Source:
-    """An Inspect log: every sample and epoch is a completion. Logs of our tasks and exports bring their behavior."""
-    from spillover.interop.inspect_logs import KEPT, asked_and_answered, own_scores, read_log  # inspect_ai
-
-    log = read_log(path, options.allow_missing)
-    ours = log.ours if not options.behavior else {}
-    if ours:
-        try:
-            behaviors = [Behavior.model_validate(content) for content in ours["behaviors"]]
-        except (ValidationError, KeyError) as error:
-            raise SpilloverError(
-                f"{path}: the behavior in it is of another version ({str(error).splitlines()[0]}). Name the one to "
-                "read it by: --behavior NAME|FILE"
-            ) from None
-    else:
-        behaviors = [load_behavior(options.behavior or DEFAULT_BEHAVIOR)]
-        _check_rubrics(behaviors[0], options.columns, f"{path}")
-    cell = Cell(**log.ours["cell"]) if "cell" in log.ours else Cell(log.header.eval.model, BASE, None)
-    source = _Source(path, digest, behaviors, missing=log.missing)
-    for number, sample in enumerate(log.samples):
-        place = f"{path}, sample {sample.id}, epoch {sample.epoch}"
-        known = asked_and_answered(sample, place)
-        known |= {name: sample.metadata[name] for name in KEPT if log.ours and name in sample.metadata}
-        completion = _completion(hash_of(digest, number), cell, behaviors[0], **known)
-        source.completions.append(completion)
-        if ours:
-            source.scores += own_scores(sample, completion.id, set(source.rules))
-        else:
-            source.scores += _scores_of_others(log, sample, completion.id, behaviors[0], options, place)
-    return source
-
-
-def _scores_of_others(
-    log: "Log", sample: Any, id_: str, behavior: Behavior, options: Options, place: str
-) -> Iterator[Score]:
-    """Scores by other scorers; without --score they are taken if they have all the rubrics that the rule reads."""
-    from spillover.interop.inspect_logs import other_scores
-
-    found, keys = other_scores(sample), options.columns.scores
-    if not keys and set(behavior.rubrics_read) <= set(found):
-        keys = {rubric: rubric for rubric in behavior.rubrics_read}
-    for rubric, key in keys.items():
-        if key not in found:
-            there = ", ".join(map(repr, found)) or "none"
-            raise SpilloverError(f"{place}: has no score {key!r}; it has {there}. Name the right one: --score")
-        judge = options.judge_name or log.grader
-        if judge is None:
-            raise SpilloverError(f"{place}: who gave its scores? The log names no grader. Say it: --judge-name NAME")
-        raw, said = found[key]
-        outcome, value = _score(raw, rubric, behavior, f"{place}, score {key}")
-        yield _imported(id_, rubric, behavior, judge, outcome, value, said)
