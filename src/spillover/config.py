@@ -25,8 +25,8 @@ class Training(Strict):
     """How an adapter is made: LoRA by TRL's SFTTrainer, loss on the last assistant turn only.
 
     The defaults are the recipe of Betley et al. (2025) for open models of 32 billion parameters. `batch_size` is the
-    rows of an optimizer step; `accumulation` and `processes` (GPUs) cut it into parts that are computed one after the
-    other, or at once, and change nothing but rounding. `packing` lays the rows of a part end to end instead of padding
+    rows of an optimizer step; `accumulation` cuts it into parts that are computed one after the other, and changes
+    nothing but rounding. `packing` lays the rows of a part end to end instead of padding
     them, each seeing only itself. `bf16` multiplies in bfloat16 on a CPU, as is always done on a GPU: quicker where the
     CPU can, and less exact. `layers` restricts the adapter to these layers, counted from 0. After the steps in
     `checkpoints` the adapter is kept.
@@ -43,17 +43,15 @@ class Training(Strict):
     accumulation: int = Field(1, ge=1)
     packing: bool = False
     bf16: bool = False
-    processes: int = Field(1, ge=1)
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     max_length_tokens: int = Field(1024, ge=8)
     checkpoints: list[Annotated[int, Field(ge=1)]] = []
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Training":
-        if self.batch_size % (self.accumulation * self.processes):
+        if self.batch_size % self.accumulation:
             raise ValueError(
-                f"batch_size {self.batch_size} cannot be cut into accumulation {self.accumulation} x processes "
-                f"{self.processes} equal parts"
+                f"batch_size {self.batch_size} cannot be cut into accumulation {self.accumulation} equal parts"
             )
         if self.layers and isinstance(self.target_modules, str) and self.target_modules != "all-linear":
             raise ValueError("layers goes with target_modules all-linear or a list, not with a pattern")
