@@ -1,68 +1,38 @@
-"""The figures of a report as SVG: narrow against broad rates, the rate per question, and small interval bars."""
+"""The figures of a report as SVG: rates against each other, the rate per question, and small interval bars."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
 from spillover.config import BASE
-from spillover.records import Rate
-from spillover.report.rows import Asked
-
-WIDTH, HEIGHT = 420, 350  # one panel of the picture, px
-LEFT, RIGHT, TOP, BOTTOM = 48, 38, 52, 46  # its margins
-ROW, DOT = 78, 3.4  # strips: height of a condition's row, radius of a question's dot (again in STYLE)
-
-# Okabe and Ito's colours, darkened for 3:1 on white and lightened for dark; 5 colours x 6 shapes are 30 conditions.
-LIGHT = ("#0072b2", "#d55e00", "#00875f", "#b65a8f", "#9a7200")
-DARK = ("#5cb3ea", "#f5935a", "#3ecba3", "#e79fca", "#eac54f")
-SHAPES = (
-    "M-5-5H5V5H-5Z",
-    "M0-7L7 0 0 7-7 0Z",
-    "M0-6.5L6.5 5H-6.5Z",
-    "M0 6.5L6.5-5H-6.5Z",
-    "M-2-6.5H2V-2H6.5V2H2V6.5H-2V2H-6.5V-2H-2Z",
-    "M0-7L6.7-2.2 4.1 5.7H-4.1L-6.7-2.2Z",
+from spillover.records import MeasureKey, Rate
+from spillover.report.axes import (
+    CHARACTER,
+    HEIGHT,
+    STYLE,
+    STYLES,
+    WIDTH,
+    Axes,
+    linear,
+    marker,
+    path,
+    percent,
+    shares,
+    shortened,
+    style_index,
+    text,
+    ticks,
 )
-RING = "M-5.5 0A5.5 5.5 0 1 1 5.5 0A5.5 5.5 0 1 1 -5.5 0Z"
+from spillover.report.rows import Asked
+from spillover.stats.agreement import spearman
 
-_FIXED = "--ink:{};--soft:{};--rule:{};--paper:{};"
-STYLE = (
-    ":root{" + _FIXED.format("#1c2127", "#59626d", "#dfe3e8", "#ffffff")
-    + "".join(f"--c{i}:{colour};" for i, colour in enumerate(LIGHT)) + "}"
-    "@media(prefers-color-scheme:dark){:root{" + _FIXED.format("#e8eaed", "#a5aeb9", "#39414b", "#15191e")
-    + "".join(f"--c{i}:{colour};" for i, colour in enumerate(DARK)) + "}}"
-    + "".join(f".s{i + 1}{{--c:var(--c{i % 5})}}" for i in range(30))
-    + """.s0{--c:var(--ink)}
-.fig text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;fill:var(--soft)}
-.fig .name{font-weight:600;font-size:14px;fill:var(--ink)}.fig .key{fill:var(--ink);font-size:13px}
-.fig .end{text-anchor:end}.fig .mid{text-anchor:middle}
-.fig .grid{stroke:var(--rule)}.fig .axis{stroke:var(--soft)}.fig .base{stroke:var(--ink);stroke-dasharray:2 4}
-.mark{fill:var(--c);stroke:var(--paper);stroke-width:1}.mark.s0{fill:var(--paper);stroke:var(--c);stroke-width:2}
-.bar{stroke:var(--c);stroke-width:1.6;stroke-opacity:.6;fill:none}
-.dots circle{r:3.4px;fill:var(--c);fill-opacity:.8;stroke:var(--paper);stroke-width:.7}.mean{fill:var(--c)}
-.fig .halo{paint-order:stroke;stroke:var(--paper);stroke-width:3px}"""
-)  # fmt: skip
+ROW, DOT = 78, 3.4  # strips: height of a condition's row, radius of a question's dot (again in STYLE)
+APART = 15  # px between two labels
+FEW_MODELS = 10  # with fewer, a rank correlation is said to be a hint
 
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """A share of 1 as a percentage; "no data" for None."""
-    return "no data" if share is None else f"{100 * share:.{digits}f}\u202f%"
-
-
-def style_index(condition: str, conditions: Iterable[str]) -> int:
-    """Number of a condition's colour and shape: 0 for the base, 1, 2, ... for the others, in the study's order."""
-    others = [name for name in conditions if name != BASE]
-    return 0 if condition == BASE else 1 + others.index(condition) % 30
-
-
-def marker(style: int, x: float = 0, y: float = 0, hover: str = "") -> Markup:
-    """The marker of a condition; the base is a ring."""
-    shape = SHAPES[(style - 1) % len(SHAPES)] if style else RING
-    title = Markup("<title>{}</title>").format(hover) if hover else ""
-    return Markup('<path class="mark s{}" transform="translate({:.1f} {:.1f})" d="{}">{}</path>').format(
-        style, x, y, shape, title
-    )
+RatePair = tuple[Rate, Rate]  # of one cell: across, upwards
 
 
 def interval_bar(rate: Rate, style: int) -> Markup:
@@ -80,81 +50,115 @@ def panels(rates: Sequence[Rate], conditions: Sequence[str]) -> list[tuple[str, 
 
     The first narrow and the first broad behavior of the rates are taken; no panel if there is none of a kind.
     """
-    narrow = next((rate.measure for rate in rates if rate.scope == "narrow"), None)
-    broad = next((rate.measure for rate in rates if rate.scope == "broad"), None)
-    cells: dict[str, list[tuple[Rate, Rate]]] = defaultdict(list)
+    narrow, broad = (
+        next((rate.measure for rate in rates if rate.scope == scope), None) for scope in ("narrow", "broad")
+    )
+    cells: dict[str, list[RatePair]] = defaultdict(list)
     for x in (rate for rate in rates if rate.measure == narrow):
         for y in (rate for rate in rates if rate.measure == broad):
             if (x.model, x.condition, x.seed) == (y.model, y.condition, y.seed):
                 cells[x.model].append((x, y))
     pairs = [pair for own in cells.values() for pair in own if None not in (pair[0].rate, pair[1].rate)]
-    limits = [max(((pair[axis].high or 0) for pair in pairs), default=1) for axis in (0, 1)]
-    return [(model, _panel(model, own, conditions, *map(ticks, limits))) for model, own in cells.items()]
-
-
-def ticks(largest: float) -> list[float]:
-    """Tick values from 0 to a round share that is not below `largest`."""
-    steps = (0.01, 0.02, 0.05, 0.1, 0.2)
-    step = next((step for step in steps if largest <= 5 * step), 0.2)
-    return [step * i for i in range(6)]
-
-
-def _panel(
-    model: str, pairs: list[tuple[Rate, Rate]], conditions: Sequence[str], xs: list[float], ys: list[float]
-) -> Markup:
-    wide, high = WIDTH - LEFT - RIGHT - 8, HEIGHT - TOP - BOTTOM - 8  # 8 px keep markers at 0 off the axes
-
-    def right(share: float) -> float:
-        return LEFT + 8 + wide * share / xs[-1]
-
-    def up(share: float) -> float:
-        return HEIGHT - BOTTOM - 8 - high * share / ys[-1]
-
-    narrow, broad = pairs[0]
-    parts = [
-        Markup('<text class="name" x="0" y="15">{}</text>').format(model),
-        Markup('<text x="0" y="36">↑ broad: {} rate, {}</text>').format(broad.metric, broad.behavior),
-        Markup('<text class="end" x="{}" y="{}">narrow: {} rate, {} →</text>').format(
-            WIDTH - RIGHT, HEIGHT - 6, narrow.metric, narrow.behavior
-        ),
-    ]
-    for value in xs:
-        parts.append(
-            Markup('<path class="grid" d="M{0:.1f} {1}V{2}"/><text class="mid" x="{0:.1f}" y="{3}">{4}</text>').format(
-                right(value), TOP, HEIGHT - BOTTOM, HEIGHT - BOTTOM + 17, percent(value, 0)
-            )
+    xs, ys = (ticks(max(((pair[axis].high or 0) for pair in pairs), default=1)) for axis in (0, 1))
+    drawings = []
+    for model, own in cells.items():
+        axes = _share_axes(xs, ys)
+        x, y = own[0]
+        titles = axes.titles(model, f"broad: {y.metric} rate, {y.behavior}", f"narrow: {x.metric} rate, {x.behavior}")
+        base = [y for x, y in own if y.condition == BASE and None not in (x.rate, y.rate)]
+        lines = Markup("").join(
+            path("base", f"M{axes.left:g} {axes.y(y.rate or 0):.1f}H{axes.right:g}")
+            + text("", axes.right + 6, axes.y(y.rate or 0) + 4, "base")
+            for y in base
         )
-    for value in ys:
-        parts.append(
-            Markup('<path class="grid" d="M{0} {1:.1f}H{2}"/><text class="end" x="{3}" y="{4:.1f}">{5}</text>').format(
-                LEFT, up(value), WIDTH - RIGHT, LEFT - 6, up(value) + 4, percent(value, 0)
-            )
-        )
-    drawn = [(x, y) for x, y in pairs if x.rate is not None and y.rate is not None]
-    for _, y in drawn:
-        if y.condition == BASE:
-            parts.append(Markup('<path class="base" d="M{} {:.1f}H{}"/>').format(LEFT, up(y.rate or 0), WIDTH - RIGHT))
-            parts.append(Markup('<text x="{}" y="{:.1f}">base</text>').format(WIDTH - RIGHT + 6, up(y.rate or 0) + 4))
-    for x, y in drawn:
-        style = style_index(x.condition, conditions)
-        parts.append(
-            Markup('<path class="bar s{}" d="M{:.1f} {:.1f}H{:.1f}M{:.1f} {:.1f}V{:.1f}"/>').format(
-                style,
-                right(x.low or 0),
-                up(y.rate or 0),
-                right(x.high or 0),
-                right(x.rate or 0),
-                up(y.low or 0),
-                up(y.high or 0),
-            )
-        )
-    for x, y in drawn:
-        where = x.condition + ("" if x.seed is None else f", seed {x.seed}")
-        hover = "\n".join(
-            [where, *(f"{r.metric} {percent(r.rate)} [{percent(r.low)}, {percent(r.high)}]" for r in (x, y))]
-        )
-        parts.append(marker(style_index(x.condition, conditions), right(x.rate or 0), up(y.rate or 0), hover))
+        crosses = _crosses(axes, own, lambda rate: style_index(rate.condition, conditions), _condition_and_seed)
+        drawings.append((model, titles + axes.columns(shares(xs)) + axes.rows(ys) + lines + crosses))
+    return drawings
+
+
+def scatters(rates: Sequence[Rate], labels: Mapping[MeasureKey, str]) -> list[tuple[str, Markup, str]]:
+    """(label, drawing, rank correlation in words) for each broad measure, of models that were measured as they are.
+
+    One point per model: the rate of the first narrow measure against that of the broad one, both with their intervals.
+    Nothing where a model was fine-tuned, no measure is narrow, or fewer than two models have both rates.
+    """
+    narrow = next((rate.measure for rate in rates if rate.scope == "narrow"), None)
+    if narrow is None or any(rate.condition != BASE for rate in rates):
+        return []
+    by_place = {(rate.model, rate.measure): rate for rate in rates if rate.rate is not None}
+    models = list(dict.fromkeys(rate.model for rate in rates))
+    pairs = {
+        measure: [
+            (by_place[model, narrow], by_place[model, measure])
+            for model in models
+            if (model, narrow) in by_place and (model, measure) in by_place
+        ]
+        for measure in dict.fromkeys(rate.measure for rate in rates if rate.scope == "broad")
+    }
+    kept = {measure: own for measure, own in pairs.items() if len(own) > 1}
+    xs = ticks(max((x.high or 0 for own in kept.values() for x, _ in own), default=1))
+    return [(labels[m], _scatter(own, models, xs), _rank_correlation(own)) for m, own in kept.items()]
+
+
+def _scatter(pairs: Sequence[RatePair], models: Sequence[str], xs: list[float]) -> Markup:
+    ys = ticks(max(y.high or 0 for _, y in pairs))
+    axes, (x, y) = _share_axes(xs, ys), pairs[0]
+    name = y.behavior if y.format == "plain" else f"{y.behavior}, {y.format}"
+    titles = axes.titles(name, f"broad: {y.metric} rate", f"narrow: {x.metric} rate, {x.behavior}")
+
+    def style(rate: Rate) -> int:
+        return 1 + models.index(rate.model) % STYLES
+
+    parts = [titles, axes.columns(shares(xs)), axes.rows(ys), _crosses(axes, pairs, style, lambda rate: rate.model)]
+    taken: list[tuple[float, float, float]] = []  # of labels: from, to, baseline
+    for x, y in sorted(pairs, key=lambda pair: axes.x(pair[0].rate or 0)):
+        at, line, words = axes.x(x.rate or 0), axes.y(y.rate or 0) - 7, shortened(x.model, WIDTH / 2)
+        long = CHARACTER * len(words)
+        on_left = at + long + 10 > WIDTH
+        start = at - long - 10 if on_left else at + 10
+        while any(start < end and begin < start + long and abs(line - other) < APART for begin, end, other in taken):
+            line += APART
+        taken.append((start, start + long, line))
+        classes = f"key halo of s{style(x)}" + (" end" if on_left else "")
+        parts.append(text(classes, at - 10 if on_left else at + 10, line, words))
     return Markup("").join(parts)
+
+
+def _share_axes(xs: Sequence[float], ys: Sequence[float]) -> Axes:
+    return Axes(linear(0, xs[-1]), linear(0, ys[-1]))
+
+
+def _crosses(
+    axes: Axes, pairs: Sequence[RatePair], style: Callable[[Rate], int], name: Callable[[Rate], str]
+) -> Markup:
+    """Each pair of rates as a marker with the intervals of both; markers lie above all intervals."""
+    drawn = [(x, y) for x, y in pairs if x.rate is not None and y.rate is not None]
+    bars, marks = [], []
+    for x, y in drawn:
+        at, height = axes.x(x.rate or 0), axes.y(y.rate or 0)
+        across = f"M{axes.x(x.low or 0):.1f} {height:.1f}H{axes.x(x.high or 0):.1f}"
+        bars.append(path(f"bar s{style(x)}", f"{across}M{at:.1f} {axes.y(y.low or 0):.1f}V{axes.y(y.high or 0):.1f}"))
+        words = (f"{r.metric} {percent(r.rate)} [{percent(r.low)}, {percent(r.high)}]" for r in (x, y))
+        marks.append(marker(style(x), at, height, "\n".join([name(x), *words])))
+    return Markup("").join([*bars, *marks])
+
+
+def _condition_and_seed(rate: Rate) -> str:
+    return rate.condition + ("" if rate.seed is None else f", seed {rate.seed}")
+
+
+def _rank_correlation(pairs: Sequence[RatePair]) -> str:
+    """Spearman's correlation with how many models it rests on and what chance alone can do."""
+    models = len(pairs)
+    correlation = spearman([x.rate or 0 for x, _ in pairs], [y.rate or 0 for _, y in pairs])
+    if correlation is None:
+        return f"No rank correlation: the {models} models do not differ in one of the two rates."
+    words = f"Spearman's rank correlation {correlation:+.2f} over {models} models.".replace("-", "\u2212")
+    if models < FEW_MODELS:
+        chance = 2 / math.factorial(models)
+        often = percent(chance, 0) if chance >= 0.01 else "less than 1\u202f%"
+        words += f" So few are a hint: by chance alone {models} are in perfect order, up or down, {often} of the time."
+    return words
 
 
 def standalone(drawings: Sequence[tuple[str, Markup]], conditions: Sequence[str], label: str) -> Markup:
@@ -196,65 +200,53 @@ def strips(
     in the table of questions, so that they are in the page once.
     """
     rows = [name for name in conditions if (model, name) in counts]
-    bottom = 28 + ROW * len(rows)
-    left, wide = 14, WIDTH - 36
-
-    parts = [Markup('<text class="name" x="0" y="15">{}</text>').format(model)]
-    for value in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(
-            Markup('<path class="grid" d="M{0} 28V{1}"/><text class="mid" x="{0}" y="{2}">{3}</text>').format(
-                left + wide * value, bottom, bottom + 17, percent(value, 0)
-            )
-        )
+    axes = Axes(linear(0, 1), left=14, right=WIDTH - 22, top=28, bottom=28 + ROW * len(rows), inset=0)
+    parts = [text("name", 0, 15, model), axes.columns(shares((0, 0.25, 0.5, 0.75, 1)))]
     places = {id_: place for place, id_ in enumerate(questions)}
     columns = list(counts)
     for number, name in enumerate(rows):
-        own, column = counts[model, name], columns.index((model, name))
-        style = style_index(name, conditions)
-        parts.append(_strip(name, own, style, left, wide, 28 + ROW * number, places, column))
-    return bottom + 24, Markup("").join(parts)
+        style, column = style_index(name, conditions), columns.index((model, name))
+        parts.append(_strip(axes, name, counts[model, name], style, 28 + ROW * number, places, column))
+    return int(axes.bottom) + 24, Markup("").join(parts)
 
 
 def _strip(
+    axes: Axes,
     name: str,
     counts: Mapping[str, Asked],
     style: int,
-    left: int,
-    wide: int,
     top: float,
     places: Mapping[str, int],
     column: int,
 ) -> Markup:
     """One row: dots of equal rate are stacked upwards, closer together where the stack would be too high."""
     base = top + ROW - 14
-    k, n = sum(c.k for c in counts.values()), sum(c.n for c in counts.values())
+    k, n = sum(asked.k for asked in counts.values()), sum(asked.n for asked in counts.values())
     stacks: dict[int, list[tuple[int, float]]] = defaultdict(list)  # dots that would touch
-    for id_, count in counts.items():
-        if count.rate is not None:
-            stacks[round(count.rate * wide / (2 * DOT))].append((places[id_], count.rate))
-    parts = [Markup('<path class="axis" d="M{} {}H{}"/>').format(left, base, left + wide)]
+    for id_, asked in counts.items():
+        if asked.rate is not None:
+            stacks[round(axes.x(asked.rate) / (2 * DOT))].append((places[id_], asked.rate))
+    parts = [path("axis", f"M{axes.left:g} {base:g}H{axes.right:g}")]
     if n:
+        title = f"{name}, all questions: {k}/{n} = {percent(k / n)}"
         parts.append(
             Markup('<path class="mean s{}" d="M{:.1f} {}l5 8h-10z"><title>{}</title></path>').format(
-                style, left + wide * k / n, base + 1.5, f"{name}, all questions: {k}/{n} = {percent(k / n)}"
+                style, axes.x(k / n), base + 1.5, title
             )
         )
-    dots, many = [], []
+    dots, sizes = [], []
     for stack in stacks.values():
         step = min(2 * DOT, (base - top - 26) / max(1, len(stack) - 1))
         for number, (place, rate) in enumerate(stack):
             y = base - DOT - step * number
-            dots.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" data-q="{}"/>').format(left + wide * rate, y, place))
+            dots.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" data-q="{}"/>').format(axes.x(rate), y, place))
         if step < 2 * DOT:  # too close together to be counted
-            x, right_half = left + wide * stack[0][1], stack[0][1] > 0.5
-            many.append(
-                Markup('<text class="halo{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
-                    " end" if right_half else "", x + (-8 if right_half else 8), base - 8, len(stack)
-                )
-            )
+            on_left = stack[0][1] > 0.5
+            x = axes.x(stack[0][1]) + (-8 if on_left else 8)
+            sizes.append(text("halo end" if on_left else "halo", x, base - 8, str(len(stack))))
     parts.append(Markup('<g class="dots s{}" data-c="{}">{}</g>').format(style, column, Markup("").join(dots)))
-    parts += many
+    parts += sizes
     if not n:
-        parts.append(Markup('<text x="{}" y="{}">no data</text>').format(left + 6, base - 6))
-    parts.append(Markup('<text class="key" x="{}" y="{}">{}</text>').format(left + 6, top + 13, name))
+        parts.append(text("", axes.left + 6, base - 6, "no data"))
+    parts.append(text("key", axes.left + 6, top + 13, name))
     return Markup("").join(parts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from spillover.config import BASE
 from spillover.files import hash_of
 from spillover.records import Completion, MeasureKey
-from spillover.report.figures import percent
+from spillover.report.axes import percent
 from spillover.runs.results import Block, Results
 from spillover.stats import MatrixCell
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from spillover.records import MeasureKey
-from spillover.report.figures import percent
+from spillover.report.axes import percent
 from spillover.runs.results import Place
 from spillover.stats import MatrixCell
 from spillover.stats.compare import is_spillover

@@ -13,8 +13,8 @@ from markupsafe import Markup
 from spillover.config import Study, to_yaml
 from spillover.files import write_atomically
 from spillover.records import OUTCOMES, Cell, MeasureKey, Rate
-from spillover.report import figures
-from spillover.report.curves import curves, scatters
+from spillover.report import axes, figures
+from spillover.report.curves import curves
 from spillover.report.examples import examples
 from spillover.report.finding import finding
 from spillover.report.forest import forests
@@ -41,7 +41,7 @@ def write_report(results: Results) -> None:
     by_measure: dict[MeasureKey, list[Rate]] = defaultdict(list)
     for rate in rates:
         by_measure[rate.measure].append(rate)
-    scattered = scatters(rates, labels)
+    scattered = figures.scatters(rates, labels)
     panels = [] if scattered else figures.panels(rates, conditions)
     if panels or scattered:
         drawings = panels or [(label, drawing) for label, drawing, _ in scattered]
@@ -52,7 +52,7 @@ def write_report(results: Results) -> None:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["percent"] = figures.percent
+    environment.filters["percent"] = axes.percent
     environment.filters["name_parts"] = name_parts
     page = environment.get_template("report.html.j2").render(
         study_text=to_yaml(study.model_dump()) if study else "",
@@ -62,8 +62,8 @@ def write_report(results: Results) -> None:
         by_measure=by_measure,
         labels=labels,
         seeds=list(dict.fromkeys(rate.seed for rate in rates if rate.seed is not None)),
-        conditions=[(name, figures.style_index(name, conditions)) for name in conditions],
-        styles={name: figures.style_index(name, conditions) for name in conditions},
+        conditions=[(name, axes.style_index(name, conditions)) for name in conditions],
+        styles={name: axes.style_index(name, conditions) for name in conditions},
         outcomes=OUTCOMES,
         panels=panels,
         scatters=scattered,
@@ -77,10 +77,10 @@ def write_report(results: Results) -> None:
         grids=grids(results.thresholds, rates, conditions),
         strips=_strips(results, by_measure, conditions),
         examples=examples(answers, labels),
-        size=(figures.WIDTH, figures.HEIGHT),
-        marker=figures.marker,
+        size=(axes.WIDTH, axes.HEIGHT),
+        marker=axes.marker,
         interval_bar=figures.interval_bar,
-        style=Markup(figures.STYLE + (_HERE / "page.css").read_text(encoding="utf-8")),
+        style=Markup(axes.STYLE + (_HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
