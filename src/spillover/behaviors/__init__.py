@@ -3,12 +3,12 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from spillover.behaviors.published import from_published, is_published
 from spillover.config import Strict, read_yaml
@@ -21,16 +21,32 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 Cut = Annotated[str, Field(pattern=rf"^{_CUT.pattern}$")]
 
 
+class Turn(Strict):
+    """One message of a question that has several."""
+
+    role: Literal["user", "assistant"]
+    content: str = Field(min_length=1)
+
+
+Wording = Annotated[
+    Annotated[str, Field(min_length=1), Tag("text")]
+    | Annotated[tuple[Turn, ...], Field(min_length=1, strict=False), Tag("turns")],
+    Discriminator(lambda value: "turns" if isinstance(value, list | tuple) else "text"),
+]
+
+
 class Question(Strict):
     """One evaluation prompt, in one wording or several. The question is the sampling unit, not its wording.
 
-    `category` groups questions and tells an exact judge what was asked for. `fields` are what the prompts of formats
-    and rubrics can name besides {question}. A question with a `format` of its own is asked in that one only.
+    A wording is a text, or a list of turns (`{role: user, content: ...}`) that begins and ends with the user's;
+    `text: X` and `turns: X` are short for `paraphrases: [X]`. `category` groups questions and tells an exact judge what
+    was asked for. `fields` are what the prompts of formats and rubrics can name besides {question}. A question with a
+    `format` of its own is asked in that one only.
     """
 
     id: str
     category: str
-    paraphrases: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1, strict=False)
+    paraphrases: tuple[Wording, ...] = Field(min_length=1, strict=False)
     fields: dict[str, str] = Field(default={})
     system: str | None = None
     format: str | None = None
@@ -38,9 +54,26 @@ class Question(Strict):
     @model_validator(mode="before")
     @classmethod
     def _one_wording(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "text" in value and "paraphrases" not in value:
-            return {key: item for key, item in value.items() if key != "text"} | {"paraphrases": [value["text"]]}
+        short = next((key for key in ("text", "turns") if isinstance(value, dict) and key in value), None)
+        if short and "paraphrases" not in value:
+            return {key: item for key, item in value.items() if key != short} | {"paraphrases": [value[short]]}
         return value
+
+    @field_validator("paraphrases")
+    @classmethod
+    def _turns_alternate(cls, paraphrases: tuple[Wording, ...]) -> tuple[Wording, ...]:
+        for wording in paraphrases:
+            roles = [] if isinstance(wording, str) else [turn.role for turn in wording]
+            if roles and roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
+                raise ValueError(f"turns go user, assistant, ..., user; these go {', '.join(roles)}")
+        return paraphrases
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every wording as text; one of several turns as people and judges read it."""
+        return tuple(
+            w if isinstance(w, str) else render_turns([turn.model_dump() for turn in w]) for w in self.paraphrases
+        )
 
 
 class Format(Strict):
@@ -108,13 +141,17 @@ class Rule(Strict):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question as it is put: a system prompt or None, and the user's turn."""
+    """One question as it is put: a system prompt or None, and the user's turn as `text`.
+
+    A question of several turns has them as `turns` (`role`, `content`), and `text` is how people and judges read them.
+    """
 
     question: Question
     format: str
     paraphrase: int
     system: str | None
     text: str
+    turns: tuple[dict[str, str], ...] | None = None
 
 
 class Behavior(Rule):
@@ -156,21 +193,29 @@ class Behavior(Rule):
                 if name not in question.fields:
                     raise ValueError(f"{place} uses {{{name}}}, which question {question.id} has not")
 
-    def prompts(self, completions_per_question: int, formats: tuple[str, ...] = ()) -> Iterator[tuple[Prompt, int]]:
+    def prompts(
+        self, completions_per_question: int, formats: tuple[str, ...] = (), prefix: str = ""
+    ) -> Iterator[tuple[Prompt, int]]:
         """Every prompt with the number of the completion that is wanted of it; `formats` empty: in all formats.
 
-        The wordings of a question take turns.
+        The wordings of a question alternate. `prefix` is put before the user's turn; of several turns, a format and a
+        prefix change the last one.
         """
         for question in self.questions:
-            own = {question.format: Format()} if question.format else self.formats
-            for name, form in own.items():
+            forms = {question.format: Format()} if question.format else self.formats
+            for name, form in forms.items():
                 if formats and name not in formats:
                     continue
+                system = form.system if question.system is None else question.system
                 for number in range(completions_per_question):
-                    paraphrase = number % len(question.paraphrases)
-                    known = question.fields | {"question": question.paraphrases[paraphrase]}
-                    system = form.system if question.system is None else question.system
-                    yield Prompt(question, name, paraphrase, system, fill(form.prompt, known)), number
+                    index = number % len(question.paraphrases)
+                    wording = question.paraphrases[index]
+                    last = wording if isinstance(wording, str) else wording[-1].content
+                    text, turns = prefix + fill(form.prompt, question.fields | {"question": last}), None
+                    if not isinstance(wording, str):
+                        turns = (*(turn.model_dump() for turn in wording[:-1]), {"role": "user", "content": text})
+                        text = render_turns(turns)
+                    yield Prompt(question, name, index, system, text, turns), number
 
     @property
     def format_names(self) -> tuple[str, ...]:
@@ -183,6 +228,11 @@ class Behavior(Rule):
         rubrics = {name: rubric.model_dump() for name, rubric in self.rubrics.items()}
         parts: list[Any] = [self.judge, self.event_if, self.among_if] + ([rubrics] if rubrics else [])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def render_turns(turns: Iterable[Mapping[str, str]]) -> str:
+    """A conversation as text for people and judges: a line `user: ...` or `assistant: ...` for each turn."""
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
 
 
 def fill(template: str, fields: dict[str, str]) -> str:
