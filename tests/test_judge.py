@@ -16,6 +16,7 @@ from spillover.judges import canary, judge
 from spillover.models.load import load_model
 from spillover.models.target import Battery, target_of, wanted_completions
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 JUDGE, FIFTY = "openai-api/test/judge", "openai-api/test/fifty"
 
 

@@ -14,6 +14,7 @@ from spillover.models.sampler import encode
 from spillover.models.target import Battery, by_prompt, sample, sample_completions, target_of, wanted_completions
 from spillover.records import Cell
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TALKER = "openai-api/test/talker"
 SHORT = {"completions_per_question": 2, "max_new_tokens": 6}
 

@@ -105,7 +105,9 @@ def probability_weighted(tokens: Mapping[str, float]) -> float | None:
     stripped = [(token.strip(), p) for token, p in tokens.items()]
     numbers = [(int(token), p) for token, p in stripped if re.fullmatch(r"\d{1,3}", token) and int(token) <= 100]
     mass = sum(p for _, p in numbers)
-    return sum(number * p for number, p in numbers) / mass if mass >= LEAST_NUMERIC_MASS else None
+    if mass < LEAST_NUMERIC_MASS:
+        return None
+    return min(100.0, sum(number * p for number, p in numbers) / mass)  # rounding may end a bit above
 
 
 def _cut_into_digits(reply: str, tokens: Mapping[str, float]) -> bool:
