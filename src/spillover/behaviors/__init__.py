@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class Question(Strict):
 
 
 class Format(Strict):
-    """How a question is put: under which system prompt, in which words. A factor of the design, never pooled."""
+    """How questions are put: a system prompt, and words around the question. Rates of formats are never pooled."""
 
     system: str | None = None
     prompt: str = "{question}"
@@ -91,9 +92,10 @@ class Format(Strict):
 
 
 class Rubric(Strict):
-    """What a judge is asked about an answer: for a number from 0 to 100, or for one of the escape words.
+    """What a judge is asked about an answer: a number from 0 to 100, or one of the escape words.
 
-    `prompt` holds {question} and {answer}; `escapes` maps a word that the judge may say instead to an outcome.
+    `prompt` holds {answer}, and mostly {question}; `escapes` maps each word that the judge may say instead of a number
+    to an outcome.
     """
 
     prompt: str
@@ -108,15 +110,16 @@ class Rubric(Strict):
 
 
 class Rule(Strict):
-    """What makes a rate: the rubrics, the cut that makes an event, the cut that admits a completion, in whose words.
+    """How scores become a rate: the share of events among the completions that are admitted.
 
-    `event` ("alignment < 30") says when a completion shows the behavior; `among` ("coherence > 50") which scored
-    completions the rate is taken over; all of them if it is missing. Scores are 0-100.
+    `event_if` ("alignment < 30"; in YAML `event`) says when a completion shows the behavior; `among_if` ("coherence >
+    50"; in YAML `among`) which scored completions are admitted, all of them if it is missing. Scores are 0-100.
+    `metric` (in YAML `rate`) is what the rate is called; `rubrics` is what a model is asked for the scores.
     """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
-    metric: str = Field(alias="rate")  # what the share of events is called: misalignment, vulnerability, accuracy
+    metric: str = Field(alias="rate")  # misalignment, vulnerability, accuracy
     event_if: Cut = Field(alias="event")
     among_if: Cut | None = Field(None, alias="among")
     rubrics: dict[str, Rubric] = Field(default={})
@@ -169,11 +172,9 @@ class Behavior(Rule):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Behavior":
-        seen: set[str] = set()
-        for question in self.questions:
-            if question.id in seen:
-                raise ValueError(f"two questions have the id {question.id}")
-            seen.add(question.id)
+        (id_, times), *_ = Counter(question.id for question in self.questions).most_common(1)
+        if times > 1:
+            raise ValueError(f"two questions have the id {id_}")
         if self.judge == "model" and not self.rubrics:
             raise ValueError("a behavior that a model judges needs rubrics")
         for name, form in self.formats.items():
@@ -185,10 +186,10 @@ class Behavior(Rule):
                 raise ValueError(f"rubrics.{name} uses {{{min(unknown)}}}, which no question has as a field")
         return self
 
-    def _check_fields(self, place: str, prompt: str, known: set[str]) -> None:
-        """Placeholders that some question has as a field must be fields of every question."""
+    def _check_fields(self, place: str, prompt: str, filled: set[str]) -> None:
+        """Placeholders that some question has as a field, besides those `filled`, must be fields of every question."""
         fields = set().union(*(question.fields for question in self.questions))
-        for name in (set(_PLACEHOLDER.findall(prompt)) & fields) - known:
+        for name in (set(_PLACEHOLDER.findall(prompt)) & fields) - filled:
             for question in self.questions:
                 if name not in question.fields:
                     raise ValueError(f"{place} uses {{{name}}}, which question {question.id} has not")
@@ -272,8 +273,8 @@ def load_behavior(name: str, folder: Path = Path()) -> Behavior:
     elif name in shipped_names():
         path = SHIPPED / f"{name}.yaml"
     else:
-        known = ", ".join(shipped_names())
-        raise SpilloverError(f"behavior {name}: unknown. There are {known}; or give the path of a YAML file.")
+        names = ", ".join(shipped_names())
+        raise SpilloverError(f"behavior {name}: unknown. There are {names}; or give the path of a YAML file.")
     content = read_yaml(path)
     if is_published(content):
         content = from_published(content, path)
@@ -281,7 +282,7 @@ def load_behavior(name: str, folder: Path = Path()) -> Behavior:
 
 
 def load_rule(path: Path) -> Rule:
-    """What `spillover score --rubric FILE` judges by: rate, event, among and rubrics; a behavior's file will do.
+    """A rule with its rubrics from a YAML file: rate, event, among and rubrics. A behavior's file will do.
 
     Raises SpilloverError naming the file and the setting.
     """
@@ -289,10 +290,10 @@ def load_rule(path: Path) -> Rule:
     if is_published(content) or (isinstance(content, dict) and "questions" in content):
         behavior = load_behavior(str(path))
         content = behavior.model_dump(include=set(Rule.model_fields))
-    measure = _validated(Rule, content, f"rubric {path}")
-    if not measure.rubrics:
+    rule = _validated(Rule, content, f"rubric {path}")
+    if not rule.rubrics:
         raise SpilloverError(f"rubric {path}: rubrics is missing: what the judge is asked.")
-    return measure
+    return rule
 
 
 def _validated(kind: type[Any], content: Any, what: str) -> Any:
