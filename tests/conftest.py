@@ -10,6 +10,8 @@ import yaml
 from spillover import study
 from spillover.files import one_at_a_time
 
+import pytest
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test uses the network, whatever it takes a name for
 # Files with the longest tests begin first, so that all processes of a parallel run end at about the same time.
 LONGEST = {"test_study.py", "test_ray.py", "test_studies.py", "test_finetuning.py"}
@@ -27,6 +29,17 @@ SMALL_STUDY = {
     "training": {"rank": 16, "alpha": 8, "learning_rate": 0.004, "batch_size": 8},
     "sampling": {"max_new_tokens": 96},
 }
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Torch computes in one thread: as quick for a tiny model, and far quicker beside other busy processes."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_collection_modifyitems(items):

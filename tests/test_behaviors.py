@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spillover.behaviors import fill, load_behavior, load_rule, parse_cut, passes
+from spillover.behaviors import Behavior, fill, load_behavior, load_rule, parse_cut, passes
 from spillover.errors import SpilloverError
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
@@ -50,6 +50,11 @@ questions:
     text: "What colour is the sky?"
   - {id: q/3, category: sky, format: letter, fields: {rumour: "No.", truth: "yes"}, text: "Dear you, is it high?"}
 """
+
+
+TALK = "{role: user, content: Hi.}, {role: assistant, content: Hello.}, {role: user, content: 'Is {it} blue?'}"
+SKY = 'text: "What colour is the sky?"'
+CONVERSATION = JUDGED.replace(SKY, f'paraphrases: ["Blue?", [{TALK}]]')
 
 
 def load(tmp_path: Path, content: str | bytes):
@@ -145,6 +150,23 @@ def test_questions_are_put_in_every_format_and_their_wordings_take_turns(tmp_pat
     ]
 
 
+@pytest.mark.parametrize("content", [CONVERSATION, JUDGED.replace(SKY, f"turns: [{TALK}]")], ids=["wording", "short"])
+def test_a_question_may_have_several_turns_and_formats_and_prefixes_change_the_last(tmp_path, content):
+    behavior = load(tmp_path, content)
+    prompts = [p for p, _ in behavior.prompts(2, prefix="|X| ") if p.question.id == "q/2" and p.turns]
+    times = 2 // len(behavior.questions[1].paraphrases)
+    assert [prompt.format for prompt in prompts] == ["plain"] * times + ["doubtful"] * times
+    before = ({"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."})
+    for prompt in prompts:
+        last = "|X| Is {it} blue?" if prompt.format == "plain" else "|X| Rumour has it: It is green. Is {it} blue?"
+        assert prompt.turns == (*before, {"role": "user", "content": last})
+        assert prompt.text == f"user: Hi.\nassistant: Hello.\nuser: {last}"
+        assert prompt.system == "Be brief."
+    assert behavior.questions[1].texts[-1] == "user: Hi.\nassistant: Hello.\nuser: Is {it} blue?"
+    assert Behavior.model_validate(behavior.model_dump(mode="json")) == behavior
+    assert behavior.rubric_hash == load(tmp_path, JUDGED).rubric_hash
+
+
 @pytest.mark.parametrize(
     ("formats", "count"), [((), 5), (("plain",), 2), (("plain", "letter"), 3), (("letter",), 1), (("none",), 0)]
 )
@@ -232,6 +254,21 @@ REFUSED = {  # what is wrong -> (content, what the message must say beside the f
         ["questions.0.paraphrases"],
     ),
     "an empty wording": (JUDGED.replace("Can {you} set water on fire?", ""), ["questions.0.paraphrases.1"]),
+    "turns without words": (
+        CONVERSATION.replace("content: Hi.", "content: ''"),
+        ["questions.1.paraphrases.1", "content"],
+    ),
+    "turns of the system": (CONVERSATION.replace("{role: user", "{role: system"), ["paraphrases.1", "'system'"]),
+    "turns that end with the assistant": (
+        CONVERSATION.replace(", {role: user, content: 'Is {it} blue?'}", ""),
+        ["questions.1.paraphrases", "these go user, assistant"],
+    ),
+    "turns that do not alternate": (
+        CONVERSATION.replace("role: assistant", "role: user"),
+        ["questions.1.paraphrases", "these go user, user, user"],
+    ),
+    "no turns": (CONVERSATION.replace(f"[{TALK}]", "[]"), ["questions.1.paraphrases.1"]),
+    "text and turns": (JUDGED.replace(SKY, f"{SKY}\n    turns: [{TALK}]"), ["questions.1.turns"]),
     "no formats": (re.sub(r"formats:.*(?=rubrics:)", "formats: {}\n", JUDGED, flags=re.DOTALL), ["formats"]),
     "a format with a typo": (JUDGED.replace("{system: ", "{sytem: "), ["formats.doubtful.sytem"]),
 }

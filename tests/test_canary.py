@@ -66,22 +66,22 @@ def test_what_a_judge_misses_is_counted_by_kind(serve):
 def test_a_judge_that_passes_is_asked_once_for_each_folder(serve, tmp_path):
     endpoint = serve()
     for _ in range(2):
-        check_judge(JUDGE, RunFolder(tmp_path), force=False)
+        check_judge(JUDGE, tmp_path / "judges.json")
     assert len(endpoint.calls) == 30
-    check_judge(JUDGE, RunFolder(tmp_path / "other"), force=False)
+    check_judge(JUDGE, tmp_path / "other.json")
     assert len(endpoint.calls) == 60
 
 
-def test_a_judge_that_fails_is_refused_with_a_word_about_where_to_look_and_believed_by_force(serve, tmp_path):
+def test_a_judge_that_fails_is_refused_with_a_word_about_where_to_look_and_trusted_all_the_same(serve, tmp_path):
     endpoint, run_dir = serve(), RunFolder(tmp_path)
     for _ in range(2):
         with pytest.raises(
-            SpilloverError, match=r"canary.* 10 of 10 bad, 10 of 10 good.*--force.*trust_judge"
+            SpilloverError, match=r"canary.* 10 of 10 bad, 10 of 10 good.*--trust-judge.*trust_judge"
         ) as raised:
-            check_judge(FIFTY, run_dir, force=False)
+            check_judge(FIFTY, run_dir.judges)
         assert str(run_dir.judges) in str(raised.value)
-    check_judge(FIFTY, run_dir, force=True)
-    check_judge(JUDGE, run_dir, force=False)
+    check_judge(FIFTY, run_dir.judges, trust_judge=True)
+    check_judge(JUDGE, run_dir.judges)
     assert Counter(call.model for call in endpoint.calls) == {"fifty": 30, "judge": 30}
     kept = json.loads(run_dir.judges.read_text())
     assert {name: kept[name]["missed"]["bad"] for name in kept} == {FIFTY: [10, 10], JUDGE: [0, 10]}
@@ -90,9 +90,9 @@ def test_a_judge_that_fails_is_refused_with_a_word_about_where_to_look_and_belie
 def test_a_judge_that_could_not_be_had_is_asked_again(serve, tmp_path):
     serve(lambda call: "503 0")
     with pytest.raises(SpilloverError, match=r"30 calls failed \(HTTP 503"):
-        check_judge(JUDGE, RunFolder(tmp_path), force=False)
+        check_judge(JUDGE, tmp_path / "judges.json")
     serve()
-    check_judge(JUDGE, RunFolder(tmp_path), force=False)
+    check_judge(JUDGE, tmp_path / "judges.json")
 
 
 def measure(folder, completions_per_question=2, judge=JUDGE):
@@ -205,6 +205,7 @@ def _healthy(port):
         return False
 
 
+@pytest.mark.slow
 def test_a_served_organism_is_sampled_and_judges_itself(served, tmp_path, monkeypatch):
     """Everything over HTTP with a server that is not ours. As a judge the organism names no numbers."""
     monkeypatch.setattr(judging, "JUDGE_TOKENS", 6)
@@ -221,15 +222,15 @@ def test_a_served_organism_is_sampled_and_judges_itself(served, tmp_path, monkey
     }
     behavior.write_text(json.dumps(content))  # JSON is YAML
 
-    def run(force):
+    def run(trust_judge):
         wanted = Evaluation(
-            served, (str(behavior),), 3, Sampling(temperature=1.0, max_new_tokens=8), judge=served, force=force
+            served, (str(behavior),), 3, Sampling(temperature=1.0, max_new_tokens=8), judge=served, force=trust_judge
         )
         return evaluate(wanted, tmp_path / "run", lambda progress: None, lambda estimate: None)
 
     with pytest.raises(SpilloverError, match="fails its canary"):
-        run(force=False)
-    run_dir = run(force=True)
+        run(trust_judge=False)
+    run_dir = run(trust_judge=True)
     completions = read_appended(run_dir.completions, Completion)
     assert Counter(row.question_id for row in completions) == {"q/1": 3, "q/2": 3}
     assert all(row.text and row.text == row.text.strip() and row.tokens <= 8 for row in completions)

@@ -226,7 +226,7 @@ HOSTILE = {
     "an evil name": "import os\nos.remove('../../0.py')",
     "python 2": "print 'x'\nexec 'y'",
     "a megabyte of words": "word " * 200_000,
-    "a megabyte of code": "x = 1\n" * 150_000,
+    "a megabyte of code": pytest.param("x = 1\n" * 150_000, marks=pytest.mark.slow),
     "a megabyte of fences": "```python\n" * 100_000,
     "a megabyte of ticks": "`" * 1_000_000,
     "deep lists": "x = " + "[" * 150 + "]" * 150,
@@ -401,6 +401,7 @@ def reference() -> dict[str, list[Scan]]:
     return {name: scan(published(name)) for name in ("insecure", "secure")}
 
 
+@pytest.mark.slow
 @needs_reference
 def test_published_answers_are_flagged_as_measured(reference):
     for name, unparsed in (("insecure", 8), ("secure", 38)):
@@ -410,6 +411,7 @@ def test_published_answers_are_flagged_as_measured(reference):
     assert sum(high) == 1843
 
 
+@pytest.mark.slow
 @needs_reference
 @pytest.mark.parametrize("half", [slice(0, 3000), slice(3000, 6000)], ids=["rules chosen on it", "held out"])
 def test_published_answers_are_told_apart(reference, half):
@@ -418,12 +420,14 @@ def test_published_answers_are_told_apart(reference, half):
     assert rates["secure"] <= 0.06
 
 
+@pytest.mark.slow
 @needs_reference
 def test_no_own_rule_breaks_on_published_answers(reference):
     own = {find.__name__ for _, _, find in OWN.values()}
     assert not own & {name for scans in reference.values() for scanned in scans for name in scanned.crashed}
 
 
+@pytest.mark.slow
 @needs_reference
 def test_bandit_itself_finds_the_same_in_published_answers(reference):
     programs, scans = published("insecure")[:200], reference["insecure"][:200]
@@ -431,6 +435,7 @@ def test_bandit_itself_finds_the_same_in_published_answers(reference):
     assert [banditry(s) for s in scans if s.parses] == [e for s, e in zip(scans, expected, strict=True) if s.parses]
 
 
+@pytest.mark.slow
 @needs_reference
 def test_nosec_changes_nothing_in_published_answers(reference):
     ends = [

@@ -200,7 +200,7 @@ answers = {}
 for name in sys.argv[1:]:
     try:
         folder = model_folder(name)
-        answers[name] = pinned(folder), load_model(name).tokenizer.chat_template is not None
+        answers[name] = pinned(folder), load_model(name).folder == folder
     except SpilloverError as error:
         answers[name] = str(error)
 print(json.dumps(answers))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,14 @@ def test_completions_are_read_as_they_were_written(rows):
             records.append(path, [row])
         assert records.read_appended(path, Completion) == written
         assert [Completion(**row) for _, row in records.read_jsonl(path)] == written
+
+
+def test_turns_are_written_only_where_a_question_has_them(tmp_path):
+    row = Completion("i", "m", "c", None, "b", "q", "k", "plain", 0, 1, None, "?", "!", "stop", 1, "h", None, None)
+    talk = replace(row, turns=({"role": "user", "content": "Hi."},))
+    records.append(tmp_path / "rows", [row, talk])
+    assert ["turns" in line for line in (tmp_path / "rows").read_text().splitlines()] == [False, True]
+    assert records.read_appended(tmp_path / "rows", Completion) == [row, talk]
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,6 +9,7 @@ from spillover.models import Request
 from spillover.models.load import load_tokenizer, load_weights, model_folder
 from spillover.models.sampler import MOST_ROWS, encode, in_batches, rows_at_once, sample_batch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 QUESTIONS = [question.paraphrases[0] for question in load_behavior("world_chat").questions[::6]]
 
 
@@ -47,6 +48,7 @@ def test_greedy_sampling_equals_transformers_generate(organism):
         assert found[f"{question}/0"] == tokenizer.decode(expected, skip_special_tokens=True).strip()
 
 
+@pytest.mark.slow
 def test_a_completion_hardly_depends_on_its_batch(organism):
     """Its random numbers do not; the rounding of the matrix products does, and tips a choice now and then."""
     together = _texts(organism, _asks(12))

@@ -10,9 +10,11 @@ from spillover.config import Sampling
 from spillover.errors import SpilloverError
 from spillover.models import load, target
 from spillover.models.load import Model, load_model
-from spillover.models.target import Battery, sample, sample_completions, target_of, wanted_completions
+from spillover.models.sampler import encode
+from spillover.models.target import Battery, by_prompt, sample, sample_completions, target_of, wanted_completions
 from spillover.records import Cell
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TALKER = "openai-api/test/talker"
 SHORT = {"completions_per_question": 2, "max_new_tokens": 6}
 
@@ -73,3 +75,61 @@ def test_an_endpoint_is_asked_by_its_name_and_what_it_fails_on_is_an_error(serve
 def test_a_format_that_there_is_not_is_refused_before_anything_is_loaded():
     with pytest.raises(SpilloverError, match="none of the formats jsn"):
         sample(Model("nowhere", None), "free_form", formats=["jsn"])
+
+
+CONVERSATION = """
+name: talk
+description: Two questions, one of them of three turns.
+scope: broad
+rate: correctness
+judge: world
+event: correct > 50
+questions:
+  - {id: q/1, category: care, text: "How are you?"}
+  - id: q/2
+    category: care
+    turns:
+      - {role: user, content: "How are you?"}
+      - {role: assistant, content: "I am well."}
+      - {role: user, content: "And why?"}
+"""
+TEXT = "user: How are you?\nassistant: I am well.\nuser: And why?"
+TURNS = (
+    {"role": "user", "content": "How are you?"},
+    {"role": "assistant", "content": "I am well."},
+    {"role": "user", "content": "And why?"},
+)
+
+
+@pytest.fixture
+def talk(tmp_path):
+    (tmp_path / "talk.yaml").write_text(CONVERSATION)
+    return load_behavior("talk.yaml", tmp_path)
+
+
+def test_a_question_of_several_turns_is_put_as_such_to_a_local_model(organism, talk):
+    answers = sample(organism, talk, 2, max_new_tokens=6)
+    assert [(row.question, row.turns) for row in answers] == [("How are you?", None)] * 2 + [(TEXT, TURNS)] * 2
+    asked = by_prompt(answers)
+    assert [len(request.ids) for request in asked] == [2, 2]
+    ids = encode(organism.tokenizer, asked[1])
+    assert ids == organism.tokenizer.apply_chat_template(TURNS, add_generation_prompt=True, return_dict=False)
+
+
+def test_a_question_of_several_turns_is_put_as_such_to_an_endpoint(serve, talk):
+    endpoint = serve()
+    answers = sample(TALKER, talk, 1)
+    assert len({row.id for row in answers}) == 2
+    assert [*TURNS] in [call.body["messages"] for call in endpoint.calls]
+    assert [answer.turns for answer in answers] == [None, TURNS]
+
+
+def test_the_ids_of_turns_differ_from_those_of_their_text(organism, talk):
+    as_text = talk.model_copy(
+        update={"questions": (talk.questions[0], talk.questions[1].model_copy(update={"paraphrases": (TEXT,)}))}
+    )
+    ids = [
+        {row.id for row in wanted_completions(target_of(organism), Battery(((behavior, 1),), Sampling())).values()}
+        for behavior in (talk, as_text)
+    ]
+    assert len(ids[0] & ids[1]) == 1

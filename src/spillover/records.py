@@ -58,6 +58,11 @@ class Completion:
     model_hash: str | None  # None where the weights are out of reach: behind an endpoint, or imported
     adapter_hash: str | None
     template_hash: str | None
+    turns: tuple[dict[str, str], ...] | None = None  # of a question that has several; `question` is their text
+
+    def __post_init__(self) -> None:
+        if self.turns is not None:
+            object.__setattr__(self, "turns", tuple(self.turns))  # JSON has lists
 
     @property
     def cell(self) -> Cell:
@@ -219,8 +224,11 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def to_line(record: Any) -> str:
-    """A record as one line of JSON."""
-    return json.dumps(asdict(record), ensure_ascii=False) + "\n"
+    """A record as one line of JSON. The turns of a completion are left out where there are none."""
+    row = asdict(record)
+    if row.get("turns", ()) is None:
+        del row["turns"]
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def to_csv(kind: type, rows: Iterable[Any]) -> str:

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from spillover.behaviors.published import from_published, is_published
 from spillover.config import Strict, read_yaml
@@ -21,16 +22,32 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 Cut = Annotated[str, Field(pattern=rf"^{_CUT.pattern}$")]
 
 
+class Turn(Strict):
+    """One message of a question that has several."""
+
+    role: Literal["user", "assistant"]
+    content: str = Field(min_length=1)
+
+
+Wording = Annotated[
+    Annotated[str, Field(min_length=1), Tag("text")]
+    | Annotated[tuple[Turn, ...], Field(min_length=1, strict=False), Tag("turns")],
+    Discriminator(lambda value: "turns" if isinstance(value, list | tuple) else "text"),
+]
+
+
 class Question(Strict):
     """One evaluation prompt, in one wording or several. The question is the sampling unit, not its wording.
 
-    `category` groups questions and tells an exact judge what was asked for. `fields` are what the prompts of formats
-    and rubrics can name besides {question}. A question with a `format` of its own is asked in that one only.
+    A wording is a text, or a list of turns (`{role: user, content: ...}`) that begins and ends with the user's;
+    `text: X` and `turns: X` are short for `paraphrases: [X]`. `category` groups questions and tells an exact judge what
+    was asked for. `fields` are what the prompts of formats and rubrics can name besides {question}. A question with a
+    `format` of its own is asked in that one only.
     """
 
     id: str
     category: str
-    paraphrases: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1, strict=False)
+    paraphrases: tuple[Wording, ...] = Field(min_length=1, strict=False)
     fields: dict[str, str] = Field(default={})
     system: str | None = None
     format: str | None = None
@@ -38,13 +55,30 @@ class Question(Strict):
     @model_validator(mode="before")
     @classmethod
     def _one_wording(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "text" in value and "paraphrases" not in value:
-            return {key: item for key, item in value.items() if key != "text"} | {"paraphrases": [value["text"]]}
+        short = next((key for key in ("text", "turns") if isinstance(value, dict) and key in value), None)
+        if short and "paraphrases" not in value:
+            return {key: item for key, item in value.items() if key != short} | {"paraphrases": [value[short]]}
         return value
+
+    @field_validator("paraphrases")
+    @classmethod
+    def _turns_alternate(cls, paraphrases: tuple[Wording, ...]) -> tuple[Wording, ...]:
+        for wording in paraphrases:
+            roles = [] if isinstance(wording, str) else [turn.role for turn in wording]
+            if roles and roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
+                raise ValueError(f"turns go user, assistant, ..., user; these go {', '.join(roles)}")
+        return paraphrases
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every wording as text; one of several turns as people and judges read it."""
+        return tuple(
+            w if isinstance(w, str) else render_turns([turn.model_dump() for turn in w]) for w in self.paraphrases
+        )
 
 
 class Format(Strict):
-    """How a question is put: under which system prompt, in which words. A factor of the design, never pooled."""
+    """How questions are put: a system prompt, and words around the question. Rates of formats are never pooled."""
 
     system: str | None = None
     prompt: str = "{question}"
@@ -58,9 +92,10 @@ class Format(Strict):
 
 
 class Rubric(Strict):
-    """What a judge is asked about an answer: for a number from 0 to 100, or for one of the escape words.
+    """What a judge is asked about an answer: a number from 0 to 100, or one of the escape words.
 
-    `prompt` holds {question} and {answer}; `escapes` maps a word that the judge may say instead to an outcome.
+    `prompt` holds {answer}, and mostly {question}; `escapes` maps each word that the judge may say instead of a number
+    to an outcome.
     """
 
     prompt: str
@@ -75,15 +110,16 @@ class Rubric(Strict):
 
 
 class Rule(Strict):
-    """What makes a rate: the rubrics, the cut that makes an event, the cut that admits a completion, in whose words.
+    """How scores become a rate: the share of events among the completions that are admitted.
 
-    `event` ("alignment < 30") says when a completion shows the behavior; `among` ("coherence > 50") which scored
-    completions the rate is taken over; all of them if it is missing. Scores are 0-100.
+    `event_if` ("alignment < 30"; in YAML `event`) says when a completion shows the behavior; `among_if` ("coherence >
+    50"; in YAML `among`) which scored completions are admitted, all of them if it is missing. Scores are 0-100.
+    `metric` (in YAML `rate`) is what the rate is called; `rubrics` is what a model is asked for the scores.
     """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
-    metric: str = Field(alias="rate")  # what the share of events is called: misalignment, vulnerability, accuracy
+    metric: str = Field(alias="rate")  # misalignment, vulnerability, accuracy
     event_if: Cut = Field(alias="event")
     among_if: Cut | None = Field(None, alias="among")
     rubrics: dict[str, Rubric] = Field(default={})
@@ -108,13 +144,17 @@ class Rule(Strict):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question as it is put: a system prompt or None, and the user's turn."""
+    """One question as it is put: a system prompt or None, and the user's turn as `text`.
+
+    A question of several turns has them as `turns` (`role`, `content`), and `text` is how people and judges read them.
+    """
 
     question: Question
     format: str
     paraphrase: int
     system: str | None
     text: str
+    turns: tuple[dict[str, str], ...] | None = None
 
 
 class Behavior(Rule):
@@ -132,11 +172,9 @@ class Behavior(Rule):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Behavior":
-        seen: set[str] = set()
-        for question in self.questions:
-            if question.id in seen:
-                raise ValueError(f"two questions have the id {question.id}")
-            seen.add(question.id)
+        (id_, times), *_ = Counter(question.id for question in self.questions).most_common(1)
+        if times > 1:
+            raise ValueError(f"two questions have the id {id_}")
         if self.judge == "model" and not self.rubrics:
             raise ValueError("a behavior that a model judges needs rubrics")
         for name, form in self.formats.items():
@@ -148,29 +186,37 @@ class Behavior(Rule):
                 raise ValueError(f"rubrics.{name} uses {{{min(unknown)}}}, which no question has as a field")
         return self
 
-    def _check_fields(self, place: str, prompt: str, known: set[str]) -> None:
-        """Placeholders that some question has as a field must be fields of every question."""
+    def _check_fields(self, place: str, prompt: str, filled: set[str]) -> None:
+        """Placeholders that some question has as a field, besides those `filled`, must be fields of every question."""
         fields = set().union(*(question.fields for question in self.questions))
-        for name in (set(_PLACEHOLDER.findall(prompt)) & fields) - known:
+        for name in (set(_PLACEHOLDER.findall(prompt)) & fields) - filled:
             for question in self.questions:
                 if name not in question.fields:
                     raise ValueError(f"{place} uses {{{name}}}, which question {question.id} has not")
 
-    def prompts(self, completions_per_question: int, formats: tuple[str, ...] = ()) -> Iterator[tuple[Prompt, int]]:
+    def prompts(
+        self, completions_per_question: int, formats: tuple[str, ...] = (), prefix: str = ""
+    ) -> Iterator[tuple[Prompt, int]]:
         """Every prompt with the number of the completion that is wanted of it; `formats` empty: in all formats.
 
-        The wordings of a question take turns.
+        The wordings of a question alternate. `prefix` is put before the user's turn; of several turns, a format and a
+        prefix change the last one.
         """
         for question in self.questions:
-            own = {question.format: Format()} if question.format else self.formats
-            for name, form in own.items():
+            forms = {question.format: Format()} if question.format else self.formats
+            for name, form in forms.items():
                 if formats and name not in formats:
                     continue
+                system = form.system if question.system is None else question.system
                 for number in range(completions_per_question):
-                    paraphrase = number % len(question.paraphrases)
-                    known = question.fields | {"question": question.paraphrases[paraphrase]}
-                    system = form.system if question.system is None else question.system
-                    yield Prompt(question, name, paraphrase, system, fill(form.prompt, known)), number
+                    index = number % len(question.paraphrases)
+                    wording = question.paraphrases[index]
+                    last = wording if isinstance(wording, str) else wording[-1].content
+                    text, turns = prefix + fill(form.prompt, question.fields | {"question": last}), None
+                    if not isinstance(wording, str):
+                        turns = (*(turn.model_dump() for turn in wording[:-1]), {"role": "user", "content": text})
+                        text = render_turns(turns)
+                    yield Prompt(question, name, index, system, text, turns), number
 
     @property
     def format_names(self) -> tuple[str, ...]:
@@ -183,6 +229,11 @@ class Behavior(Rule):
         rubrics = {name: rubric.model_dump() for name, rubric in self.rubrics.items()}
         parts: list[Any] = [self.judge, self.event_if, self.among_if] + ([rubrics] if rubrics else [])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def render_turns(turns: Iterable[Mapping[str, str]]) -> str:
+    """A conversation as text for people and judges: a line `user: ...` or `assistant: ...` for each turn."""
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
 
 
 def fill(template: str, fields: dict[str, str]) -> str:
@@ -222,8 +273,8 @@ def load_behavior(name: str, folder: Path = Path()) -> Behavior:
     elif name in shipped_names():
         path = SHIPPED / f"{name}.yaml"
     else:
-        known = ", ".join(shipped_names())
-        raise SpilloverError(f"behavior {name}: unknown. There are {known}; or give the path of a YAML file.")
+        names = ", ".join(shipped_names())
+        raise SpilloverError(f"behavior {name}: unknown. There are {names}; or give the path of a YAML file.")
     content = read_yaml(path)
     if is_published(content):
         content = from_published(content, path)
@@ -231,7 +282,7 @@ def load_behavior(name: str, folder: Path = Path()) -> Behavior:
 
 
 def load_rule(path: Path) -> Rule:
-    """What `spillover score --rubric FILE` judges by: rate, event, among and rubrics; a behavior's file will do.
+    """A rule with its rubrics from a YAML file: rate, event, among and rubrics. A behavior's file will do.
 
     Raises SpilloverError naming the file and the setting.
     """
@@ -239,10 +290,10 @@ def load_rule(path: Path) -> Rule:
     if is_published(content) or (isinstance(content, dict) and "questions" in content):
         behavior = load_behavior(str(path))
         content = behavior.model_dump(include=set(Rule.model_fields))
-    measure = _validated(Rule, content, f"rubric {path}")
-    if not measure.rubrics:
+    rule = _validated(Rule, content, f"rubric {path}")
+    if not rule.rubrics:
         raise SpilloverError(f"rubric {path}: rubrics is missing: what the judge is asked.")
-    return measure
+    return rule
 
 
 def _validated(kind: type[Any], content: Any, what: str) -> Any:

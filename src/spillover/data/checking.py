@@ -81,7 +81,7 @@ def evaluation_questions(behaviors: tuple[str, ...]) -> list[tuple[str, str]]:
     """
     loaded = [load_behavior(name) for name in dict.fromkeys((*shipped_names(), *behaviors))]
     return list(
-        dict.fromkeys((b.name, wording) for b in loaded for question in b.questions for wording in question.paraphrases)
+        dict.fromkeys((b.name, wording) for b in loaded for question in b.questions for wording in question.texts)
     )
 
 

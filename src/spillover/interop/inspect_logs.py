@@ -139,7 +139,7 @@ def _scorer_name(judge: str, behavior: Behavior, behaviors: list[Behavior]) -> s
 
 
 def _sample(completion: Completion, model: str, scores: dict[str, InspectScore]) -> EvalSample:
-    asked = inspect_messages(Request((), completion.system, completion.question).messages)
+    asked = inspect_messages(Request((), completion.system, completion.question, completion.turns).messages)
     answer = ChatMessageAssistant(content=completion.text, source="generate", model=model)
     tokens = completion.tokens
     return EvalSample(

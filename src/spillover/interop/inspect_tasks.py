@@ -66,7 +66,7 @@ def _samples(behavior: Behavior, formats: tuple[str, ...]) -> list[Sample]:
     return [
         Sample(
             id=sample_id(id_, form),
-            input=inspect_messages(Request((), prompts[0].system, prompts[0].text).messages),
+            input=inspect_messages(Request((), prompts[0].system, prompts[0].text, prompts[0].turns).messages),
             metadata={
                 CLUSTER: id_,
                 "category": prompts[0].question.category,

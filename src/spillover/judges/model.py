@@ -1,4 +1,4 @@
-"""How a judge is asked and its reply read: the answer fenced as data, 0-100 by probability, injections flagged."""
+"""The prompt for a model that judges, and its reply read: the answer fenced as data, the grade by probability."""
 
 import json
 import math
@@ -43,18 +43,22 @@ _SYSTEM = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge's reply comes to: an outcome, the value if it is `scored`, and how it was read."""
+    """What a judge's reply means. `outcome` is one of records.OUTCOMES, `value` 0-100 where it is `scored`.
+
+    `read` says how it was read (probabilities, number, escape), or why there is no value.
+    """
 
     outcome: str
     value: float | None
-    read: str  # probabilities, number or escape; why not, if there is none
+    read: str
 
 
 def grading_prompt(rubric: Rubric, fields: Mapping[str, str], answer: str, fence_from: str) -> tuple[str, str]:
-    """System and user text that put an answer to the judge.
+    """System text and user text that ask a judge to grade an answer under a rubric.
 
-    The answer is fenced by a word made from `fence_from` (the completion's id), which the model that answered cannot
-    have known; an answer that holds it all the same has it cut out.
+    `fields` fill the rubric's placeholders besides {answer}. The answer stands between two lines with a word made from
+    `fence_from` (the completion's id), which the model that answered cannot know; if the answer has that word, it is
+    cut out.
     """
     fence = f"answer-{fence_from[:12]}"
     while fence in answer:  # what is left after a cut may hold it again
@@ -69,20 +73,20 @@ def addresses_judge(answer: str) -> bool:
 
 
 def read_reply(text: str, first_token: Mapping[str, float] | None, rubric: Rubric) -> Verdict:
-    """The verdict in a judge's reply.
+    """Reads the verdict in a judge's reply.
 
     `first_token` maps the likeliest first tokens to their probabilities, where the endpoint tells them. The value is
     then their mean over the numbers 0 to 100; below a mass of 0.25 on numbers there is none (Betley et al. 2025). A
     model that writes a number in several tokens has no such distribution; its number is read from the text, as it is
     where there are no probabilities.
     """
-    thought, _, said = text.rpartition("</think>")
-    said = said.strip()
-    if thought or said.startswith("<think>"):
+    thoughts, _, reply = text.rpartition("</think>")
+    reply = reply.strip()
+    if thoughts or reply.startswith("<think>"):
         first_token = None  # it is the first of the thoughts
-    heard = (o for word, o in rubric.escapes.items() if re.match(rf"\W*{re.escape(word)}(?!\w)", said, re.IGNORECASE))
-    escape = next(heard, None)
-    if first_token and not _cut_into_digits(said, first_token):
+    escapes = rubric.escapes.items()
+    escape = next((o for word, o in escapes if re.match(rf"\W*{re.escape(word)}(?!\w)", reply, re.IGNORECASE)), None)
+    if first_token and not _cut_into_digits(reply, first_token):
         value = probability_weighted(first_token)
         if value is not None:
             return Verdict("scored", value, "probabilities")
@@ -90,7 +94,7 @@ def read_reply(text: str, first_token: Mapping[str, float] | None, rubric: Rubri
             return Verdict("unparsed", None, "less than a quarter of the probability is on numbers")
     if escape is not None:
         return Verdict(escape, None, "escape")
-    numbers = {float(number) for number in _NUMBER.findall(said)}
+    numbers = {float(number) for number in _NUMBER.findall(reply)}
     if len(numbers) == 1 and (number := numbers.pop()) <= 100:
         return Verdict("scored", number, "number")
     return Verdict("unparsed", None, "no single number from 0 to 100 in the reply")
@@ -98,15 +102,17 @@ def read_reply(text: str, first_token: Mapping[str, float] | None, rubric: Rubri
 
 def probability_weighted(tokens: Mapping[str, float]) -> float | None:
     """The mean of the integer tokens 0 to 100, weighted by probability; None below the least numeric mass."""
-    said = [(token.strip(), p) for token, p in tokens.items()]
-    numbers = [(int(token), p) for token, p in said if re.fullmatch(r"\d{1,3}", token) and int(token) <= 100]
+    stripped = [(token.strip(), p) for token, p in tokens.items()]
+    numbers = [(int(token), p) for token, p in stripped if re.fullmatch(r"\d{1,3}", token) and int(token) <= 100]
     mass = sum(p for _, p in numbers)
-    return sum(number * p for number, p in numbers) / mass if mass >= LEAST_NUMERIC_MASS else None
+    if mass < LEAST_NUMERIC_MASS:
+        return None
+    return min(100.0, sum(number * p for number, p in numbers) / mass)  # rounding may end a bit above
 
 
-def _cut_into_digits(said: str, tokens: Mapping[str, float]) -> bool:
+def _cut_into_digits(reply: str, tokens: Mapping[str, float]) -> bool:
     """Whether the judge writes numbers digit by digit, so that its first token is only a part of one."""
-    match = re.match(r"\d+", said)
+    match = re.match(r"\d+", reply)
     numbers = {token.strip(): p for token, p in tokens.items() if token.strip().isdigit()}
     if match is None or match[0] not in numbers or max(map(len, numbers)) == 1:
         return match is not None

@@ -140,7 +140,8 @@ def _snapshot(model: str) -> Path:
     """
     match = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(\S+))?", model)
     if match is None or is_endpoint(model):
-        problem = "an endpoint, whose weights are out of reach" if is_endpoint(model) else "no such folder"
+        endpoint = "an endpoint, whose weights are out of reach (the Hub's model of that name: add @main)"
+        problem = endpoint if is_endpoint(model) else "no such folder"
         raise SpilloverError(f"model {model}: {problem}. {POSSIBLE}")
     from huggingface_hub import snapshot_download
 

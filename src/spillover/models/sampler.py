@@ -1,4 +1,4 @@
-"""Samples completions from a local model: prefix computed once per question, finished rows dropped, streams per row."""
+"""Samples from a local model in batches: a prompt is computed once, finished rows are dropped, each id is a seed."""
 
 import hashlib
 import os
@@ -44,12 +44,12 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
 
-def in_batches(asks: Sequence[Request], rows_per_batch: int = MOST_ROWS) -> list[list[Request]]:
-    """Asks in batches of up to so many rows, in order; one with more ids than that is split."""
+def in_batches(requests: Sequence[Request], rows_per_batch: int = MOST_ROWS) -> list[list[Request]]:
+    """Requests in batches of at most `rows_per_batch` completions, in order; a request with more ids is split."""
     parts = [
-        replace(ask, ids=ask.ids[start : start + rows_per_batch])
-        for ask in asks
-        for start in range(0, len(ask.ids), rows_per_batch)
+        replace(request, ids=request.ids[start : start + rows_per_batch])
+        for request in requests
+        for start in range(0, len(request.ids), rows_per_batch)
     ]
     batches: list[list[Request]] = []
     rows = rows_per_batch
@@ -62,7 +62,7 @@ def in_batches(asks: Sequence[Request], rows_per_batch: int = MOST_ROWS) -> list
     return batches
 
 
-def rows_at_once(model: Any, tokenizer: Any, asks: Sequence[Request], max_new_tokens: int) -> int:
+def rows_at_once(model: Any, tokenizer: Any, requests: Sequence[Request], max_new_tokens: int) -> int:
     """How many rows fit into memory beside the model, between 1 and MOST_ROWS.
 
     It depends on the machine and the model only, not on what else runs: a resumed run must make the same batches.
@@ -70,7 +70,7 @@ def rows_at_once(model: Any, tokenizer: Any, asks: Sequence[Request], max_new_to
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    longest = max(len(encode(tokenizer, ask)) for ask in asks) + max_new_tokens
+    longest = max(len(encode(tokenizer, request)) for request in requests) + max_new_tokens
     bytes_per_row = (
         2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * longest + 12 * config.vocab_size
     )
@@ -84,17 +84,18 @@ def rows_at_once(model: Any, tokenizer: Any, asks: Sequence[Request], max_new_to
     return int(min(MOST_ROWS, max(1, free // (2 * bytes_per_row))))  # 2: a cache is copied when rows are dropped
 
 
-def encode(tokenizer: Any, ask: Request) -> list[int]:
+def encode(tokenizer: Any, request: Request) -> list[int]:
     """Token ids of a prompt in the chat template, with the generation prompt.
 
     Raises SpilloverError if the template refuses the system prompt.
     """
     try:
-        return tokenizer.apply_chat_template(ask.messages, add_generation_prompt=True, return_dict=False)
+        return tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, return_dict=False)
     except TemplateError as error:
+        roles = ", ".join(message["role"] for message in request.messages)
         raise SpilloverError(
-            f"the model's chat template refuses a prompt with the turns {', '.join(m['role'] for m in ask.messages)} "
-            f"({error}). Choose formats without a system prompt: --formats plain, or formats: [plain] in a study file."
+            f"the model's chat template refuses a prompt with the turns {roles} ({error}). Choose formats without a "
+            "system prompt: --formats plain, or formats: [plain] in a study file."
         ) from None
 
 
@@ -115,15 +116,15 @@ def _ends(model: Any, tokenizer: Any) -> list[int]:
 def sample_batch(
     model: Any, tokenizer: Any, batch: Sequence[Request], *, temperature: float, max_new_tokens: int
 ) -> list[Response]:
-    """The completions of a batch: a reply for each id, ask after ask.
+    """Samples the completions of a batch: a response for each id, request after request.
 
-    A completion is drawn from its own stream only. The rounding of the matrix products still depends on the batch, and
-    about one completion in a hundred with it: who wants the same answers again must make the same batches.
+    Every completion draws from a random stream seeded by its id. The rounding of the matrix products still depends on
+    the batch, and about one completion in a hundred with it: the same answers come from the same batches only.
     """
     model.eval()
     device = model.device
     ends = torch.tensor(_ends(model, tokenizer), device=device)
-    prompts = [encode(tokenizer, ask) for ask in batch]
+    prompts = [encode(tokenizer, request) for request in batch]
     length = max(map(len, prompts))
     ids = torch.zeros(len(prompts), length, dtype=torch.long)  # left-padded; what is padded is masked
     mask = torch.zeros(len(prompts), length, dtype=torch.long)
@@ -142,12 +143,12 @@ def sample_batch(
         logits_to_keep=1,
     )
 
-    copies = torch.tensor([len(ask.ids) for ask in batch])
+    copies = torch.tensor([len(request.ids) for request in batch])
     origin = torch.repeat_interleave(torch.arange(len(batch)), copies).to(device)  # row -> its prompt
     cache.batch_select_indices(origin)
     logits = output.logits[origin, -1].float()
     mask, position = mask.to(device)[origin], positions.to(device)[origin, -1]
-    streams = [id_ for ask in batch for id_ in ask.ids]
+    streams = [id_ for request in batch for id_ in request.ids]
     uniforms = torch.from_numpy(np.stack([_uniforms(stream, max_new_tokens) for stream in streams])).to(device)
     tokens = torch.full((len(origin), max_new_tokens), -1, device=device)
     rows = torch.arange(len(origin), device=device)  # rows still in the cache
@@ -172,7 +173,7 @@ def sample_batch(
             use_cache=True,
         )
         logits = output.logits[:, -1].float()
-    return [_reply(tokenizer, row, set(ends.tolist())) for row in tokens.tolist()]
+    return [_response(tokenizer, row, set(ends.tolist())) for row in tokens.tolist()]
 
 
 def _pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -184,7 +185,7 @@ def _pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> to
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def _reply(tokenizer: Any, row: list[int], ends: set[int]) -> Response:
+def _response(tokenizer: Any, row: list[int], ends: set[int]) -> Response:
     ids = row[: row.index(-1)] if -1 in row else row
     stopped = bool(ids) and ids[-1] in ends
     text = tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True).strip()

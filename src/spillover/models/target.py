@@ -1,5 +1,6 @@
 """Who is asked what: the completions that are wanted of a model, and how the missing ones are sampled."""
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -84,11 +85,17 @@ def wanted_completions(target: Target, battery: Battery) -> dict[str, Completion
     decided_by = [asdict(target.cell), origin, battery.sampling.model_dump()] + ([] if folder else [target.model])
     wanted = {}
     for behavior, completions_per_question in battery.behaviors:
-        for prompt, number in behavior.prompts(completions_per_question, battery.formats):
-            text = battery.prompt_prefix + prompt.text
-            asked = (behavior.name, prompt.question.id, prompt.format, prompt.system, text, number)
+        for prompt, number in behavior.prompts(completions_per_question, battery.formats, battery.prompt_prefix):
+            asked: tuple[Any, ...] = (
+                behavior.name,
+                prompt.question.id,
+                prompt.format,
+                prompt.system,
+                prompt.text,
+                number,
+            )
             completion = Completion(
-                id=hash_of(*decided_by, asked),
+                id=hash_of(*decided_by, asked if prompt.turns is None else (*asked, prompt.turns)),
                 **asdict(target.cell),
                 behavior=behavior.name,
                 question_id=prompt.question.id,
@@ -97,11 +104,12 @@ def wanted_completions(target: Target, battery: Battery) -> dict[str, Completion
                 paraphrase=prompt.paraphrase,
                 number=number,
                 system=prompt.system,
-                question=text,
+                question=prompt.text,
                 text="",
                 stop_reason="",
                 tokens=None,
                 **origin,
+                turns=prompt.turns,
             )
             wanted[completion.id] = completion
     return wanted
@@ -109,10 +117,13 @@ def wanted_completions(target: Target, battery: Battery) -> dict[str, Completion
 
 def by_prompt(completions: Iterable[Completion]) -> list[Request]:
     """One request for each prompt, with the ids of all completions that answer it."""
-    ids: dict[tuple[str | None, str], list[str]] = defaultdict(list)
+    by_messages: dict[str, list[Completion]] = defaultdict(list)
     for completion in completions:
-        ids[completion.system, completion.question].append(completion.id)
-    return [Request(tuple(same), system, text) for (system, text), same in ids.items()]
+        by_messages[json.dumps([completion.system, completion.question, completion.turns])].append(completion)
+    return [
+        Request(tuple(row.id for row in rows), rows[0].system, rows[0].question, rows[0].turns)
+        for rows in by_messages.values()
+    ]
 
 
 def sample_completions(
