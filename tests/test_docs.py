@@ -1,0 +1,191 @@
+"""The documents keep up with the code: examples run, links resolve, generated pages are up to date.
+
+`python tests/test_docs.py --write` writes the generated parts of docs/cli.md and docs/api.md anew.
+"""
+
+import doctest
+import importlib
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from typer.main import get_command
+
+import spillover
+from spillover.cli import app
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+MARK = "<!-- Written by python tests/test_docs.py --write; everything below this line is overwritten. -->\n"
+WIDTH = 100  # characters of a line of help
+
+
+def commands(group, prefix="spillover"):
+    """(full name, command) of every command, in the order of the help page."""
+    for name, command in group.commands.items():
+        full = f"{prefix} {name}"
+        yield from commands(command, full) if hasattr(command, "commands") else [(full, command)]
+
+
+def plain_help(name: str, command) -> str:
+    """The help page of a command as plain text, without the boxes and colours of a terminal."""
+    command.rich_markup_mode = None
+    context = click.Context(command, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
+    return "\n".join(line.rstrip() for line in command.get_help(context).strip().splitlines())
+
+
+def cli_pages() -> str:
+    """What stands below the mark in docs/cli.md: the help of every command."""
+    return "\n".join(
+        f"## {name}\n\n```text\n{plain_help(name, command)}\n```\n" for name, command in commands(get_command(app))
+    )
+
+
+def default_text(value: object) -> str:
+    """A default value as it is written in a call; three dots where that would be long."""
+    return repr(value) if value is None or isinstance(value, str | int | float | tuple) else "..."
+
+
+def call_text(name: str, value: object) -> str:
+    """A function or class as it is called: names of its arguments with their defaults."""
+    if inspect.isclass(value) and issubclass(value, Exception):
+        return name
+    parts, keyword_only = [], False
+    for parameter in inspect.signature(value).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
+            parts, keyword_only = [*parts, "*"], True
+        default = "" if parameter.default is parameter.empty else f"={default_text(parameter.default)}"
+        parts.append(parameter.name + default)
+    return f"{name}({', '.join(parts)})"
+
+
+def examples_text(doc: str) -> str:
+    """The examples of a docstring, as a Python prompt shows them."""
+    lines = []
+    for example in doctest.DocTestParser().get_examples(doc):
+        source = example.source.rstrip("\n").splitlines()
+        lines += [f">>> {source[0]}", *(f"... {line}" for line in source[1:]), *example.want.splitlines()]
+    return "\n".join(lines)
+
+
+def first_sentence(doc: str) -> str:
+    """The first sentence of a docstring, on one line."""
+    paragraph = " ".join(doc.split("\n\n")[0].split())
+    return re.split(r"(?<=[.!?]) (?=[A-Z`])", paragraph)[0]
+
+
+def api_pages() -> str:
+    """What stands below the mark in docs/api.md: every public name with its call, first sentence and example."""
+    sections = []
+    for name in spillover.__all__:
+        value = getattr(spillover, name)
+        doc = inspect.getdoc(value) or ""
+        section = f"## {name}\n\n```python\n{call_text(name, value)}\n```\n\n{first_sentence(doc)}\n"
+        if examples := examples_text(doc):
+            section += f"\n```pycon\n{examples}\n```\n"
+        sections.append(section)
+    return "\n".join(sections)
+
+
+GENERATED = {DOCS / "cli.md": cli_pages, DOCS / "api.md": api_pages}
+
+
+def write_generated() -> None:
+    """Writes what stands below the mark of every generated page anew."""
+    for path, text in GENERATED.items():
+        above = path.read_text(encoding="utf-8").partition(MARK)[0]
+        path.write_text(f"{above}{MARK}\n{text()}", encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", GENERATED, ids=[path.name for path in GENERATED])
+def test_a_generated_page_is_up_to_date(path):
+    below = path.read_text(encoding="utf-8").partition(MARK)[2]
+    assert below.strip() == GENERATED[path]().strip(), "write it anew: python tests/test_docs.py --write"
+
+
+def links(path: Path) -> list[str]:
+    """The targets of the links and pictures of a page that are files of the repository."""
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+
+
+def anchors(path: Path) -> set[str]:
+    """The names by which a link can point at a heading of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[path.name for path in PAGES])
+def test_every_link_leads_to_a_file_that_is_there(path):
+    for link in links(path):
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file) if file else path
+        assert target.exists(), f"{path.name}: {link}"
+        assert not anchor or target.suffix != ".md" or anchor in anchors(target), f"{path.name}: {link}"
+
+
+def run_python(code: str, folder: Path) -> str:
+    """What a script prints that is run in a folder of its own, without the network."""
+    script = folder / "script.py"
+    script.write_text(code, encoding="utf-8")
+    path = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH", ""))))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)],
+        cwd=folder,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(tmp_path):
+    output = run_python(python_blocks(README)[0], tmp_path)
+    assert "spillover" in output
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+    notebook = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not [cell for cell in cells if cell["outputs"] or cell["execution_count"]], "written without outputs"
+    run_python("\n\n".join("".join(cell["source"]) for cell in cells), tmp_path)
+
+
+def documented() -> list[str]:
+    """The public names whose docstring has an example."""
+    return [name for name in spillover.__all__ if examples_text(inspect.getdoc(getattr(spillover, name)) or "")]
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    failures = []
+    for name in documented():
+        value = getattr(spillover, name)
+        module = importlib.import_module(value.__module__)
+        names = vars(module) | {public: getattr(spillover, public) for public in spillover.__all__}
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        for test in doctest.DocTestFinder(recurse=False).find(value, name, module=module, globs=names):
+            log: list[str] = []
+            if runner.run(test, out=log.append).failed:
+                failures.append("".join(log))
+    assert not failures, "\n".join(failures)
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["--write"]:
+    write_generated()
