@@ -10,8 +10,6 @@ import yaml
 from spillover import study
 from spillover.files import one_at_a_time
 
-import pytest
-
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test uses the network, whatever it takes a name for
 # Files with the longest tests begin first, so that all processes of a parallel run end at about the same time.
 LONGEST = {"test_study.py", "test_ray.py", "test_studies.py", "test_finetuning.py"}

@@ -10,6 +10,7 @@ import yaml
 from conftest import SMALL_STUDY
 from spillover import config, data, records, study
 from spillover.data import tokens
+from spillover.models import load
 from spillover.runs import inputs, self_distill
 from spillover.workers import call
 
@@ -18,6 +19,8 @@ from spillover.workers import call
 def counts(monkeypatch):
     """How often each thing is read, while everything runs in this process."""
     counter: Counter[str] = Counter()
+    load._tokenizer.cache_clear()  # another test may have loaded it
+    tokens._TOKENIZED.clear()
 
     def watch(module, name, key):
         real = getattr(module, name)
@@ -43,7 +46,7 @@ def counts(monkeypatch):
         lambda *args, **kwargs: (counter.update(["tokenizers loaded"]), load_tokenizer(*args, **kwargs))[1],
     )
     watch(inputs, "make_examples", lambda condition, _: f"rows made of {condition.data}")
-    watch(tokens, "whole_rows", lambda base, examples: f"rows tokenized, {len(examples)} of them")
+    watch(tokens, "_tokenize", lambda base, examples: f"rows tokenized, {len(examples)} of them")
     real_jsonl, real_appended = records.read_jsonl, records.read_appended
 
     def read_jsonl(path):

@@ -6,7 +6,8 @@ from typing import Any
 
 from spillover.config import Training
 from spillover.errors import SpilloverError
-from spillover.models.load import TEMPLATE_ERRORS, load_tokenizer, max_positions, stop_ids
+from spillover.files import hash_of
+from spillover.models.load import TEMPLATE_ERRORS, folder_hash, load_tokenizer, max_positions, stop_ids
 from spillover.records import Example
 
 Row = tuple[list[int], list[bool]]  # token ids, and which of them the loss covers
@@ -87,8 +88,20 @@ def rows_cut(base: Path, examples: Sequence[Example], training: Training) -> int
     return _check_lengths(base, whole_rows(base, long), training.max_length_tokens, len(examples)) if long else 0
 
 
+_TOKENIZED: dict[tuple[str, str], list[Row]] = {}  # the last rows, by hash of model and rows: every seed takes them
+
+
 def whole_rows(base: Path, examples: Sequence[Example]) -> list[Row]:
     """The rows of `trained_tokens` before they are cut. Raises SpilloverError as it does."""
+    key = folder_hash(base), hash_of([example.messages for example in examples])
+    if key not in _TOKENIZED:
+        rows = _tokenize(base, examples)
+        _TOKENIZED.clear()
+        _TOKENIZED[key] = rows
+    return _TOKENIZED[key]
+
+
+def _tokenize(base: Path, examples: Sequence[Example]) -> list[Row]:
     tokenizer = load_tokenizer(base)
     ends = stop_ids(tokenizer, base)
     rows = []
