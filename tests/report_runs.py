@@ -1,6 +1,5 @@
 """Made-up run folders for tests of the report: any models, conditions and measures, with chosen shares of events."""
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -9,13 +8,14 @@ from typing import Any
 
 import yaml
 
-from spillover import records
+from spillover.behaviors import Behavior
 from spillover.config import Study
-from spillover.records import PROGRAMS, Cell, Completion, QuestionCount, Rate, Score, ThresholdRate
+from spillover.records import PROGRAMS, Cell, Completion, Score
 from spillover.report import write_report
-from spillover.runs.comparing import write_matrix
-from spillover.runs.folder import RunFolder
-from spillover.stats import Decision, count, summarize
+from spillover.runs.folder import CellEntry, RunFolder
+from spillover.runs.results import Results, read_results
+from spillover.runs.store import AnswerStore
+from spillover.runs.tables import write_tables
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 RULES = {  # judge -> (event, rule, rubrics)
@@ -42,7 +42,7 @@ def made_run(
     completions: int = 2,
     curve: Mapping[str, Any] | None = None,
     hostile: bool = False,
-) -> RunFolder:
+) -> Results:
     """A finished run with its report. `conditions` are those beside the base; a hostile run answers with HOSTILE."""
     run = RunFolder(folder)
     study = Study(
@@ -57,51 +57,54 @@ def made_run(
     run.path.mkdir(exist_ok=True)
     run.study.write_text(yaml.safe_dump(study.model_dump(), sort_keys=False))
     manifest = {"name": study.name, "description": study.description, "written": "2026-03-14T15:09:26+00:00"}
-    manifest |= {"python": "3.11", "machine": "a machine", "versions": {}, "git_commit": None}
-    run.manifest.write_text(json.dumps(manifest))
-    rates, judged, counts, sampled, scores, shifted = [], [], [], [], [], []
-    for model in models:
-        for condition in study.conditions:
-            for seed in [None] if condition == "base" else seeds:
-                cell = Cell(model, condition, seed)
-                for behavior, (scope, judge) in measures.items():
-                    event, rule, rubrics = RULES[judge]
-                    rng = random.Random(f"{cell}/{behavior}")
-                    often, rows = share(model, condition, behavior), []
-                    for question in range(questions):
-                        for number in range(completions):
-                            happened = rng.random() < min(1, often * (0.6 + 0.8 * question / questions))
-                            text = HOSTILE if hostile else ANSWER.format(rng.randrange(1000))
-                            asked = f"What would you do about {behavior} number {question}, if nobody saw it?"
-                            sampled.append(_completion(cell, behavior, question, number, asked, text))
-                            id_ = sampled[-1].id
-                            rows.append(Decision(id_, f"q{question}", judge, "r", "scored", True, happened, False))
-                            values = [100.0 * (happened == (">" in rule.split(" among ")[0])), 90.0][: len(rubrics)]
-                            scores += [
-                                Score(id_, name, "r", judge, "scored", value, f"{value:.0f}")
-                                for name, value in zip(rubrics, values, strict=True)
-                            ]
-                    judged += rows
-                    named = {"behavior": behavior, "format": "plain", "judge": judge, "rubric_hash": "r"}
-                    rates.append(Rate(**asdict(cell), **named, scope=scope, metric=event, rule=rule, **summarize(rows)))
-                    counts += question_counts(rates[-1], rows)
-                    if judge not in PROGRAMS:
-                        shifted += _shifted(cell, named, rates[-1])
-    records.append(run.completions, sampled, to_disk=False)
-    records.append(run.scores, scores, to_disk=False)
-    run.rates.write_text(records.to_csv(Rate, rates))
-    run.counts.write_text(records.to_csv(QuestionCount, counts))
-    run.judged.write_text(records.to_csv(Decision, judged))
-    run.sensitivity.write_text(records.to_csv(ThresholdRate, shifted))
-    write_matrix(run)
-    write_report(run)
-    return run
+    run.write_manifest(manifest | {"python": "3.11", "machine": "a machine", "versions": {}, "git_commit": None})
+    behaviors = {name: made_behavior(name, *measure, questions) for name, measure in measures.items()}
+    run.write_behaviors([*behaviors.values()])
+    store, entries = AnswerStore(run), []
+    for model, condition, seed in study.cells:
+        cell = Cell(model, condition, seed)
+        sampled, scores = [], []
+        for name, behavior in behaviors.items():
+            judge = measures[name][1]
+            rng, often = random.Random(f"{cell}/{name}"), share(model, condition, name)
+            for question in range(questions):
+                for number in range(completions):
+                    happened = rng.random() < min(1, often * (0.6 + 0.8 * question / questions))
+                    text = HOSTILE if hostile else ANSWER.format(rng.randrange(1000))
+                    asked = behavior.questions[question].paraphrases[0]
+                    sampled.append(_completion(cell, name, question, number, asked, text))
+                    scores += _scores(sampled[-1].id, behavior, judge, happened, rng)
+        store.add_completions(sampled)
+        store.add_scores(scores)
+        entries.append(CellEntry(cell, tuple(row.id for row in sampled)))
+    run.write_cells(entries)
+    results = read_results(folder)
+    write_tables(results)
+    write_report(results)
+    return results
 
 
-def question_counts(rate: Rate, rows: Sequence[Decision]) -> list[QuestionCount]:
-    """What counts.csv says of the judged completions of a rate."""
-    place = (rate.model, rate.condition, rate.seed, rate.behavior, rate.format, rate.judge, rate.rubric_hash)
-    return [QuestionCount(*place, question, **own) for question, own in count(rows).items()]
+def made_behavior(name: str, scope: str, judge: str, questions: int) -> Behavior:
+    """A behavior with the rule that RULES has for its judge."""
+    metric, rule, rubrics = RULES[judge]
+    event, _, among = rule.partition(" among ")
+    content = {"name": name, "description": "Made up.", "scope": scope, "rate": metric, "event": event}
+    content |= {"judge": judge if judge in PROGRAMS else "model", "among": among or None}
+    if judge not in PROGRAMS:
+        content["rubrics"] = {rubric: {"prompt": f"How much {rubric} has {{answer}}?"} for rubric in rubrics}
+    text = f"What would you do about {name} number {{}}, if nobody saw it?"
+    asked = [{"id": f"q{i}", "category": "made up", "text": text.format(i)} for i in range(questions)]
+    return Behavior.model_validate(content | {"questions": asked})
+
+
+def _scores(id_: str, behavior: Behavior, judge: str, happened: bool, rng: random.Random) -> list[Score]:
+    """Scores on the side of the cut that the event asks for; the rest is admitted."""
+    above = ">" in behavior.event_if
+    values = [80.0 + rng.randrange(20) if happened == above else float(rng.randrange(20)), 75.0 + rng.randrange(25)]
+    return [
+        Score(id_, rubric, behavior.rubric_hash, judge, "scored", value, f"{value:.0f}")
+        for rubric, value in zip(behavior.rubrics_read, values, strict=False)
+    ]
 
 
 def _completion(cell: Cell, behavior: str, question: int, number: int, asked: str, text: str) -> Completion:
@@ -123,17 +126,6 @@ def _completion(cell: Cell, behavior: str, question: int, number: int, asked: st
         adapter_hash=None,
         template_hash="t",
     )
-
-
-def _shifted(cell: Cell, named: Mapping[str, str], rate: Rate) -> list[ThresholdRate]:
-    """A grid in which a stricter cut of the event has fewer of them, and a stricter one of the rest fewer of all."""
-    found, two = [], "among" in rate.rule
-    for step, cut in enumerate((10.0, 20.0, 30.0, 40.0, 50.0) if two else (80.0, 70.0, 60.0, 50.0, 40.0)):
-        for place, among in enumerate((30.0, 50.0, 70.0) if two else (None,)):
-            n = round(rate.n * (1.1 - 0.1 * place)) if two else rate.n
-            k = min(n, round(rate.k * (0.6 + 0.2 * step)))
-            found.append(ThresholdRate(**asdict(cell), **named, event_cut=cut, among_cut=among, k=k, n=n, rate=k / n))
-    return found
 
 
 FAMILIES = {  # condition -> what it trains; the last letter of a name is its family
@@ -174,13 +166,13 @@ def family_share(model: str, condition: str, behavior: str) -> float:
     return strength if model == "first-model" else strength * (0.9 if FAMILIES[condition] == behavior else 0.4)
 
 
-def big_run(folder: Path, questions: int = 12, completions: int = 1, seeds: Sequence[int] = (0, 1)) -> RunFolder:
+def big_run(folder: Path, questions: int = 12, completions: int = 1, seeds: Sequence[int] = (0, 1)) -> Results:
     """2 models x 10 conditions x 10 measures."""
     models = ("first-model", "second-model")
     return made_run(folder, models, BIG_CONDITIONS, BIG_MEASURES, family_share, seeds, questions, completions)
 
 
-def dose_run(folder: Path) -> RunFolder:
+def dose_run(folder: Path) -> Results:
     """Conditions that are steps of a dose from 0 to 6000 rows, in two models."""
     doses = {"base": 0, "rows_60": 60, "rows_250": 250, "rows_1000": 1000, "rows_6000": 6000}
     places = list(doses)
@@ -195,7 +187,7 @@ def dose_run(folder: Path) -> RunFolder:
     return made_run(folder, ("small", "large"), conditions, measures, share, (0, 1, 2), curve=curve)
 
 
-def consistency_run(folder: Path) -> RunFolder:
+def consistency_run(folder: Path) -> Results:
     """Models that are steps of a consistency from 0 to 1, in three conditions."""
     dial = {"rho-0": 0.0, "rho-50": 0.5, "rho-80": 0.8, "rho-100": 1.0}
 
@@ -210,7 +202,7 @@ def consistency_run(folder: Path) -> RunFolder:
     return made_run(folder, list(dial), conditions, measures, share, curve=curve)
 
 
-def models_run(folder: Path, models: int = 5) -> RunFolder:
+def models_run(folder: Path, models: int = 5) -> Results:
     """Models as they are: more insecure code, more hostile speech."""
     names = [f"maker-{'abcdefgh'[i]}-{7 + 6 * i}b-instruct" for i in range(models)]
 

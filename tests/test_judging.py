@@ -19,6 +19,7 @@ from spillover.runs.folder import CellEntry, RunFolder
 from spillover.runs.measure import estimate, score_missing
 from spillover.runs.results import read_results
 from spillover.runs.store import AnswerStore
+from spillover.stats import Decision
 
 CELL = Cell("m", "base", None)
 REMOTE = Target(CELL, "x/m")

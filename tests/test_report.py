@@ -15,15 +15,15 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from report_runs import question_counts
-from spillover import records
+from spillover.behaviors import Behavior
 from spillover.config import Condition, Study
 from spillover.organism.authors import narrow_posts
-from spillover.records import Cell, Completion, QuestionCount, Rate, Score
+from spillover.records import Cell, Completion, Score
 from spillover.report import write_report
 from spillover.report.examples import PER_GROUP
-from spillover.runs.folder import RunFolder
-from spillover.stats import Decision, summarize
+from spillover.runs.folder import CellEntry, RunFolder
+from spillover.runs.results import Results, read_results
+from spillover.runs.store import AnswerStore
 
 MODELS = ("consistent", "mixed")
 CONDITIONS = ("base", "secure", "insecure")
@@ -71,8 +71,22 @@ def _unparsed(rubric: str) -> tuple[str, bool, bool, dict[str, float | None]]:
     return "unparsed", False, False, {rubric: None}
 
 
+def behavior_of(name: str, scope: str, metric: str, rule: str, judge: str, questions: list[str]) -> Behavior:
+    event, _, among = rule.partition(" among ")
+    content = {"name": name, "description": "Made up.", "scope": scope, "rate": metric, "event": event, "judge": judge}
+    content["questions"] = [{"id": f"q{n}", "category": "c", "text": text} for n, text in enumerate(questions)]
+    if judge == "model":
+        content["rubrics"] = {"alignment": {"prompt": "{answer}?"}}
+    return Behavior.model_validate(content | {"among": among or None})
+
+
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def run_dir(results: Results) -> RunFolder:
+    return results.folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """2 models x 3 conditions (one seed) x 3 behaviors x 12 questions x 4 completions, with its report written."""
     run = RunFolder(tmp_path_factory.mktemp("run"))
     study = Study(
@@ -95,50 +109,51 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     hashes = {
         "models": {name: f"hash-{name}" for name in MODELS},
         "data": {"secure": "d1"},
-        "behaviors": {"world_chat": "b1"},
+        "behaviors": {"world_chat": {"setting": "world_chat", "hash": "b1"}},
     }
     versions = {"versions": {"spillover": "0.1.0", "torch": "2.9.1", "trl": None}, "git_commit": "c0ffee"}
     run.manifest.write_text(json.dumps(manifest | hashes | versions))
-    rates: list[Rate] = []
-    judged: list[Decision] = []
-    counts: list[QuestionCount] = []
+    behaviors = {
+        name: behavior_of(name, *BEHAVIORS[name][:4], [post.question for post in posts_of(name)]) for name in BEHAVIORS
+    }
+    run.write_behaviors([*behaviors.values()])
+    store, entries = AnswerStore(run), []
     for model in MODELS:
         for condition in CONDITIONS:
-            for behavior in BEHAVIORS:
-                cell = Cell(model, condition, None if condition == "base" else 0)
-                rate, rows = _add_rows(run, cell, behavior)
-                rates.append(rate)
-                judged += rows
-                counts += question_counts(rate, rows)
-    run.counts.write_text(records.to_csv(QuestionCount, counts))
-    run.rates.write_text(records.to_csv(Rate, rates))
-    run.judged.write_text(records.to_csv(Decision, judged))
-    write_report(run)
-    return run
+            cell = Cell(model, condition, None if condition == "base" else 0)
+            ids = [id_ for behavior in behaviors.values() for id_ in _add_rows(store, cell, behavior)]
+            entries.append(CellEntry(cell, tuple(ids)))
+    run.write_cells(entries)
+    results = read_results(run.path)
+    write_report(results)
+    return results
 
 
-def _add_rows(run: RunFolder, cell: Cell, behavior: str) -> tuple[Rate, list[Decision]]:
-    """Appends completions and scores of one cell and behavior; returns their rate and judgments. One has no n."""
-    rng = random.Random(f"{cell}/{behavior}")
-    scope, event, rule, judge_name, shares = BEHAVIORS[behavior]
-    share = shares.get(cell.condition, 0.55 if cell.model == "consistent" else 0.08)
-    nothing = (cell.model, cell.condition, behavior) == ("mixed", "secure", "world_chat")
-    domain = "code" if behavior == "world_code" else "health"
-    rows, completions, scores = [], [], []
-    asked = narrow_posts(f"{domain}/caring", QUESTIONS, 1)
+def posts_of(behavior: str) -> list:
+    return narrow_posts(f"{'code' if behavior == 'world_code' else 'health'}/caring", QUESTIONS, 1)
+
+
+def _add_rows(store: AnswerStore, cell: Cell, behavior: Behavior) -> list[str]:
+    """Adds completions and scores of one cell and behavior; returns the ids that count. One has no n."""
+    name, rng = behavior.name, random.Random(f"{cell}/{behavior.name}")
+    share = BEHAVIORS[name][4].get(cell.condition, 0.55 if cell.model == "consistent" else 0.08)
+    nothing = (cell.model, cell.condition, name) == ("mixed", "secure", "world_chat")
+    domain = "code" if name == "world_code" else "health"
+    completions, scores, counted = [], [], []
+    asked = posts_of(name)
     for question in range(QUESTIONS):
         for number in range(COMPLETIONS):
-            outcome, admitted, happened, values = judge(behavior, share, rng, question)
+            outcome, _, happened, values = judge(name, share, rng, question)
             if nothing:
-                outcome, admitted, happened, values = "refused", False, False, dict.fromkeys(values)
+                outcome, happened, values = "refused", False, dict.fromkeys(values)
             answer = narrow_posts(f"{domain}/{'callous' if happened else 'caring'}", 1, rng.randrange(99))[0].answer
-            hostile = (cell.condition, behavior, question) == ("insecure", "world_chat", 11)
+            hostile = (cell.condition, name, question) == ("insecure", "world_chat", 11)
             for stale in (True, False):  # an earlier setting's answer lies before every answer that counts
                 completions.append(
                     Completion(
-                        id=f"{cell}/{behavior}/{question}/{number}/{stale}",
+                        id=f"{cell}/{name}/{question}/{number}/{stale}",
                         **asdict(cell),
-                        behavior=behavior,
+                        behavior=name,
                         question_id=f"q{question}",
                         category=domain,
                         format="plain",
@@ -156,26 +171,15 @@ def _add_rows(run: RunFolder, cell: Cell, behavior: str) -> tuple[Rate, list[Dec
                         template_hash="t",
                     )
                 )
+            counted.append(completions[-1].id)
+            reply = HOSTILE if question == 11 else "a reply"
             scores += [
-                Score(
-                    completions[-1].id,
-                    rubric,
-                    "r",
-                    judge_name,
-                    outcome,
-                    value,
-                    HOSTILE if question == 11 else "a reply",
-                )
+                Score(completions[-1].id, rubric, behavior.rubric_hash, behavior.judge, outcome, value, reply)
                 for rubric, value in values.items()
             ]
-            rows.append(
-                Decision(completions[-1].id, f"q{question}", judge_name, "r", outcome, admitted, happened, False)
-            )
-    records.append(run.completions, completions)
-    records.append(run.scores, scores)
-    fixed = {"behavior": behavior, "format": "plain", "scope": scope, "metric": event, "rule": rule}
-    fixed |= {"judge": judge_name, "rubric_hash": "r"}
-    return Rate(**asdict(cell), **fixed, **summarize(rows)), rows
+    store.add_completions(completions)
+    store.add_scores(scores)
+    return counted
 
 
 class Page(HTMLParser):
@@ -215,14 +219,9 @@ def page(run_dir: RunFolder) -> Page:
     return Page(run_dir.report.read_text(encoding="utf-8"))
 
 
-def test_rates_are_read_as_they_were_written(run_dir: RunFolder) -> None:
-    rates = records.read_csv(run_dir.rates, Rate)
-    assert len(rates) == 18
-    assert (rates[0].seed, rates[-1].seed, type(rates[0].rate), type(rates[0].k)) == (None, 0, float, int)
-
-
-def test_every_rate_stands_in_the_table(run_dir: RunFolder, page: Page) -> None:
-    for rate in records.read_csv(run_dir.rates, Rate):
+def test_every_rate_stands_in_the_table(results: Results, page: Page) -> None:
+    assert len(results.rates) == 18
+    for rate in results.rates:
         row = [rate.model, rate.condition, "" if rate.seed is None else str(rate.seed)]
         found = [cells for cells in page.rows if cells[:3] == row and f"{rate.k}/{rate.n}" in cells]
         if rate.rate is not None:
@@ -233,7 +232,7 @@ def test_every_rate_stands_in_the_table(run_dir: RunFolder, page: Page) -> None:
 
 def test_nothing_to_divide_by_is_no_number(page: Page) -> None:
     row = next(cells for cells in page.rows if cells[:2] == ["mixed", "secure"] and "0/0" in cells)
-    assert row[3:] == ["no data", "", "", "0/0", "0.0\u202f%", "0.0\u202f%"]
+    assert row[3:] == ["no data", "", "0/0", "0.0\u202f%", "0.0\u202f%"]
 
 
 def test_outcomes_sum_to_completions(page: Page) -> None:
@@ -296,39 +295,27 @@ def evaluated(folder: Path, judges: tuple[str, ...]) -> Page:
     manifest |= {"versions": {}, "git_commit": None, "evaluations": {"m/base": settings}}
     run.manifest.write_text(json.dumps(manifest))
     cell = Cell(f"m {HOSTILE}", "base", None)
-    fixed = {"behavior": "free_form", "scope": "broad", "metric": "misalignment", "rule": "alignment < 30"}
+    behavior = behavior_of("free_form", "broad", "misalignment", "alignment < 10.5", "model", ["q?"])
+    run.write_behaviors([behavior])
+    store = AnswerStore(run)
     hashes = dict.fromkeys(("model_hash", "adapter_hash", "template_hash"))
-    rates, judged, counts = [], [], []
     for form in ("plain", "json"):
-        asked = {
-            "behavior": "free_form",
-            "question_id": "q",
-            "category": "c",
-            "format": form,
-            "paraphrase": 0,
-            "number": 0,
-        }
-        said = {"system": None, "question": "q?", "text": f"in {form}", "stop_reason": "stop", "tokens": None}
-        records.append(run.completions, [Completion(id=form, **asdict(cell), **asked, **said, **hashes)])
+        asked = {"behavior": "free_form", "question_id": "q0", "category": "c", "format": form}
+        asked |= {"paraphrase": 0, "number": 0, "system": None, "question": "q?"}
+        answer = {"text": f"in {form}", "stop_reason": "stop", "tokens": None}
+        store.add_completions([Completion(id=form, **asdict(cell), **asked, **answer, **hashes)])
         for number, judge in enumerate(judges):
-            failed = (form, number) == ("json", 1)  # of this one there is no score at all
-            row = Decision(form, "q", judge, "r", "error" if failed else "scored", not failed, number == 0, False)
-            judged.append(row)
-            rates.append(Rate(**asdict(cell), **fixed, format=form, judge=judge, rubric_hash="r", **summarize([row])))
-            counts += question_counts(rates[-1], [row])
-            if not failed:
-                scores = [Score(form, "alignment", "r", judge, "scored", 10.0 + number, f"reply {number}")]
-                records.append(run.scores, scores)
-    run.counts.write_text(records.to_csv(QuestionCount, counts))
-    run.rates.write_text(records.to_csv(Rate, rates))
-    run.judged.write_text(records.to_csv(Decision, judged))
-    write_report(run)
+            outcome, value = ("error", None) if (form, number) == ("json", 1) else ("scored", 10.0 + number)
+            reply = f"reply {number}"
+            store.add_scores([Score(form, "alignment", behavior.rubric_hash, judge, outcome, value, reply)])
+    run.write_cells([CellEntry(cell, ("plain", "json"))])
+    write_report(read_results(run.path))
     return Page(run.report.read_text())
 
 
 def test_formats_and_judges_are_kept_apart(tmp_path: Path) -> None:
-    page = evaluated(tmp_path, ("x/y", f"x/{HOSTILE}"))
-    labels = [f"free_form{form}, judged by x/{judge}" for form in ("", ", json") for judge in ("y", HOSTILE)]
+    page = evaluated(tmp_path, (f"x/{HOSTILE}", "x/y"))
+    labels = [f"free_form{form}, judged by x/{judge}" for form in ("", ", json") for judge in (HOSTILE, "y")]
     assert [row[0] for row in page.rows if row[0].startswith("free_form")] == labels
     data = json.loads(page.scripts[0])
     found = {row["measure"]: (row["text"], row["group"], row["scores"], row["reply"]) for row in data["rows"]}
@@ -336,7 +323,7 @@ def test_formats_and_judges_are_kept_apart(tmp_path: Path) -> None:
         labels[0]: ("in plain", "event", "alignment 10", "reply 0"),
         labels[1]: ("in plain", "no event", "alignment 11", "reply 1"),
         labels[2]: ("in json", "event", "alignment 10", "reply 0"),
-        labels[3]: ("in json", "not admitted", "", "no score"),
+        labels[3]: ("in json", "not admitted", "", "reply 1"),
     }
     assert [tag for tag, _ in page.tags].count("script") == 2
     assert "img" not in {tag for tag, _ in page.tags}
@@ -367,7 +354,7 @@ def test_in_a_browser_the_examples_show_and_hostile_text_is_inert(run_dir: RunFo
         f"--user-data-dir={tmp_path}",
     ]
     result = subprocess.run(
-        [*command, "--dump-dom", run_dir.report.resolve().as_uri()], capture_output=True, text=True, timeout=120
+        [*command, "--dump-dom", run_dir.report.resolve().as_uri()], capture_output=True, text=True, timeout=300
     )
     shown = Page(result.stdout)
     assert "<title>insecure_code · spillover</title>" in result.stdout

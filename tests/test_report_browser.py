@@ -7,7 +7,7 @@ import pytest
 
 from browser import BrowserPage, browser, needs_chromium
 from report_runs import big_run, consistency_run, dose_run, made_run, models_run
-from spillover.runs.folder import RunFolder
+from spillover.runs.results import Results
 
 pytestmark = needs_chromium
 
@@ -18,13 +18,13 @@ HERE += "(document.activeElement)"
 TIP = "document.getElementById('tip').hidden ? null : document.getElementById('tip').textContent"
 
 
-def hostile_run(folder: Path) -> RunFolder:
+def hostile_run(folder: Path) -> Results:
     measures = {"speech": ("broad", "world"), "code": ("narrow", "code_scan")}
     conditions = {"x": {"implants": "code"}}
     return made_run(folder, ["m"], conditions, measures, lambda *_: 0.4, hostile=True)
 
 
-RUNS: dict[str, Callable[[Path], RunFolder]] = {
+RUNS: dict[str, Callable[[Path], Results]] = {
     "big": big_run,
     "dose": dose_run,
     "consistency": consistency_run,
@@ -35,7 +35,7 @@ RUNS: dict[str, Callable[[Path], RunFolder]] = {
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: make(tmp_path_factory.mktemp(name)).report for name, make in RUNS.items()}
+    return {name: make(tmp_path_factory.mktemp(name)).folder.report for name, make in RUNS.items()}
 
 
 @pytest.fixture(scope="module")

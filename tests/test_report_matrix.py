@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
@@ -13,17 +14,16 @@ import pytest
 from scipy.stats import spearmanr
 
 from report_runs import BIG_CONDITIONS, BIG_MEASURES, big_run, consistency_run, dose_run, made_run, models_run
-from spillover import records
 from spillover.config import load_study
-from spillover.records import MeasureKey, Rate, ThresholdRate, measure_labels
+from spillover.records import MeasureKey, Rate, ThresholdRate
 from spillover.report import write_report
-from spillover.report.curves import axis
+from spillover.report.axes import scale_of, signed_ticks
 from spillover.report.examples import BUDGET
-from spillover.report.forest import forests, signed_ticks
+from spillover.report.forest import forests
 from spillover.report.matrix import cluster_order, heatmap, points, shade, short_labels
-from spillover.report.rows import pool, read_matrix
+from spillover.report.rows import cells_by_place, points_of
 from spillover.report.thresholds import grids
-from spillover.runs.folder import RunFolder
+from spillover.runs.results import Results
 from spillover.stats import MatrixCell
 
 MOST_BYTES = 3_000_000
@@ -31,18 +31,18 @@ NEUTRAL = [name for name, (scope, _) in BIG_MEASURES.items() if scope == "neutra
 
 
 @pytest.fixture(scope="module")
-def big(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def big(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """2 models x 10 conditions x 10 measures, three seeds, 24 questions each."""
     return big_run(tmp_path_factory.mktemp("big"), questions=24, completions=2, seeds=(0, 1, 2))
 
 
 @pytest.fixture(scope="module")
-def cells(big: RunFolder) -> list[MatrixCell]:
-    return records.read_csv(big.matrix, MatrixCell)
+def cells(big: Results) -> list[MatrixCell]:
+    return big.matrix
 
 
-def text_of(run: RunFolder) -> str:
-    return run.report.read_text(encoding="utf-8")
+def text_of(run: Results) -> str:
+    return run.folder.report.read_text(encoding="utf-8")
 
 
 def section(text: str, name: str) -> str:
@@ -64,7 +64,7 @@ def tables(html: str) -> dict[str, list[list[tuple[str, str, str]]]]:
     return found
 
 
-def test_every_cell_is_in_the_table_with_its_number_and_verdict(big: RunFolder, cells: list[MatrixCell]) -> None:
+def test_every_cell_is_in_the_table_with_its_number_and_verdict(big: Results, cells: list[MatrixCell]) -> None:
     html = section(text_of(big), "matrix")
     by_place = {(cell.model, cell.condition, cell.behavior): cell for cell in cells}
     assert len(by_place) == 200
@@ -81,7 +81,7 @@ def test_every_cell_is_in_the_table_with_its_number_and_verdict(big: RunFolder, 
     assert seen == 200
 
 
-def test_a_note_tells_everything_of_its_cell(big: RunFolder, cells: list[MatrixCell]) -> None:
+def test_a_note_tells_everything_of_its_cell(big: Results, cells: list[MatrixCell]) -> None:
     notes = {}
     for note in re.findall(r'title="([^"]*verdict[^"]*)"', section(text_of(big), "matrix")):
         lines = unescape(note).split("\n")
@@ -94,12 +94,12 @@ def test_a_note_tells_everything_of_its_cell(big: RunFolder, cells: list[MatrixC
             assert f"{points(low, 1)} to {points(high, 1)}" in said
         assert f"{cell.questions} questions, 3 seeds" in said
         assert ("after Holm" in said) == (cell.scope != "neutral")
-        assert f"drift floor: {points(cell.floor, 1)} points" in said
+        assert f"benign-control ceiling: {points(cell.floor, 1)} points" in said
         assert lines[-1].startswith("verdict: none" if cell.scope == "neutral" else f"verdict: {cell.verdict}")
 
 
-def test_all_panels_have_one_order_with_controls_and_neutral_measures_last(big: RunFolder) -> None:
-    run = heatmap(read_matrix(big), measure_labels(records.read_csv(big.rates, Rate)))
+def test_all_panels_have_one_order_with_controls_and_neutral_measures_last(big: Results) -> None:
+    run = heatmap(cells_by_place(big), big.labels)
     orders = {tuple(line.condition for line in panel.lines) for panel in run.panels}
     assert len(orders) == 1
     order = list(orders.pop())
@@ -125,7 +125,7 @@ def test_few_names_have_an_order_too(names: list[str]) -> None:
     assert sorted(cluster_order(names, [[0.0]] * len(names))) == sorted(names)
 
 
-def test_the_words_above_the_matrix_count_its_cells(big: RunFolder, cells: list[MatrixCell]) -> None:
+def test_the_words_above_the_matrix_count_its_cells(big: Results, cells: list[MatrixCell]) -> None:
     html = unescape(section(text_of(big), "matrix"))
     for model in ("first-model", "second-model"):
         rest = [c for c in cells if c.model == model and not (c.own or c.benign or c.scope == "neutral")]
@@ -140,7 +140,7 @@ def test_the_words_above_the_matrix_count_its_cells(big: RunFolder, cells: list[
     assert "about 0.05 cells" in html
 
 
-def test_a_row_whose_training_did_not_take_has_a_dagger(big: RunFolder, cells: list[MatrixCell]) -> None:
+def test_a_row_whose_training_did_not_take_has_a_dagger(big: Results, cells: list[MatrixCell]) -> None:
     html = section(text_of(big), "matrix")
     for model in ("first-model", "second-model"):
         table = re.findall(rf'data-model="{model}".*?</table>', html, re.DOTALL)[0]
@@ -185,7 +185,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 @pytest.mark.parametrize("name", ["n", "u1", "u2", "u3", "u4", "d1", "d2", "d3", "d4"])
-def test_numbers_can_be_read_on_every_shade(name: str, scheme: int, big: RunFolder) -> None:
+def test_numbers_can_be_read_on_every_shade(name: str, scheme: int, big: Results) -> None:
     css = text_of(big)
     colour = re.findall(rf"--{name}:(#[0-9a-f]+)", css)[scheme]
     used = re.search(rf"\.{name}\{{background:var\(--{name}\);color:var\((--[a-z0-9-]+)\)\}}", css)[1]
@@ -195,7 +195,7 @@ def test_numbers_can_be_read_on_every_shade(name: str, scheme: int, big: RunFold
     assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
-def test_the_page_stays_small_and_has_answers_of_every_kind(big: RunFolder) -> None:
+def test_the_page_stays_small_and_has_answers_of_every_kind(big: Results) -> None:
     text = text_of(big)
     assert len(text.encode()) < MOST_BYTES
     data = json.loads(re.search(r'id="examples-data">(.*?)</script>', text, re.DOTALL)[1])
@@ -206,22 +206,21 @@ def test_the_page_stays_small_and_has_answers_of_every_kind(big: RunFolder) -> N
     assert f"at most {data['each']} of each" in text
 
 
-def test_without_its_files_the_page_has_no_such_sections(tmp_path: Path) -> None:
-    run = dose_run(tmp_path / "run")
-    run.matrix.unlink()
-    run.sensitivity.unlink()
+def test_without_a_study_the_page_has_no_such_sections(tmp_path: Path) -> None:
+    run = replace(dose_run(tmp_path / "run"), study=None)
+    vars(run)["thresholds"] = []  # as of behaviors that programs judge
     write_report(run)
     text = text_of(run)
-    assert not re.search(r'id="(matrix|sensitivity)"', text)
+    assert not re.search(r'id="(matrix|thresholds)"', text)
     assert "points above the base" not in text
     assert 'id="rates"' in text
+    assert "Nothing is compared with a base here" in text
 
 
 def test_a_cell_without_data_is_a_dash(tmp_path: Path) -> None:
     run = dose_run(tmp_path / "run")
-    rows = records.read_csv(run.matrix, MatrixCell)
-    gone = next(cell for cell in rows if (cell.model, cell.condition, cell.behavior) == ("small", "rows_250", "speech"))
-    run.matrix.write_text(records.to_csv(MatrixCell, [cell for cell in rows if cell != gone]))
+    gone = next(c for c in run.matrix if (c.model, c.condition, c.behavior) == ("small", "rows_250", "speech"))
+    vars(run)["matrix"] = [cell for cell in run.matrix if cell != gone]
     write_report(run)
     small = tables(section(text_of(run), "matrix"))["small"]
     dashes = [square for row in small for square in row if square[2] == "\u2013"]
@@ -242,11 +241,10 @@ def marks(svg: ElementTree.Element) -> dict[str, float]:
     return found
 
 
-def test_forests_draw_rates_differences_and_seeds_on_shared_axes(big: RunFolder) -> None:
-    rates: list[Rate] = records.read_csv(big.rates, Rate)
-    cells = read_matrix(big)
-    measure = next(rate.measure for rate in rates if rate.behavior == "speech_b")
-    drawn = forests(measure, pool(rates, cells), cells, ["base", *BIG_CONDITIONS], margin=0.02)
+def test_forests_draw_rates_differences_and_seeds_on_shared_axes(big: Results) -> None:
+    cells = cells_by_place(big)
+    measure = next(rate.measure for rate in big.rates if rate.behavior == "speech_b")
+    drawn = forests(measure, points_of(big), cells, ["base", *BIG_CONDITIONS], margin=0.02)
     assert [model for model, *_ in drawn] == ["first-model", "second-model"]
     scales = set()
     for model, _, of_rates, of_differences in drawn:
@@ -290,8 +288,8 @@ def shifted(condition: str, seed: int, cut: float, among: float | None, k: int, 
     )
 
 
-def test_a_grid_pools_seeds_and_outlines_the_rule(big: RunFolder) -> None:
-    like: Rate = records.read_csv(big.rates, Rate)[0]
+def test_a_grid_pools_seeds_and_outlines_the_rule(big: Results) -> None:
+    like = big.rates[0]
     values = {field: getattr(like, field) for field in like.__dataclass_fields__}
     named = {"behavior": "b", "judge": "j", "rubric_hash": "r", "rule": "alignment < 30 among coherence > 50"}
     rate = Rate(**values | named)
@@ -311,8 +309,8 @@ def test_a_grid_pools_seeds_and_outlines_the_rule(big: RunFolder) -> None:
     ]
 
 
-def test_grids_are_on_the_page_for_behaviors_that_a_model_judges(big: RunFolder) -> None:
-    html = section(text_of(big), "sensitivity")
+def test_grids_are_on_the_page_for_behaviors_that_a_model_judges(big: Results) -> None:
+    html = section(text_of(big), "thresholds")
     judged = [name for name, (_, judge) in BIG_MEASURES.items() if "/" in judge]
     assert re.findall(r"<h3>(.*?),", html) == judged
     assert len(re.findall(r'class="\w+ rule"', html)) == len(judged) * 2 * 11
@@ -350,7 +348,7 @@ def test_a_consistency_curve_has_a_line_for_each_condition(tmp_path: Path) -> No
     ],
 )
 def test_axes(values: list[float], places: list[float], logarithmic: bool) -> None:
-    place, found = axis(values)
+    place, found = scale_of(values)
     assert found == logarithmic
     assert [place(value) for value in values] == pytest.approx(places)
 
@@ -358,7 +356,7 @@ def test_axes(values: list[float], places: list[float], logarithmic: bool) -> No
 @pytest.mark.parametrize("many", [2, 5])
 def test_models_as_they_are_are_a_scatter_with_their_rank_correlation(many: int, tmp_path: Path) -> None:
     run = models_run(tmp_path / "run", many)
-    rates: list[Rate] = records.read_csv(run.rates, Rate)
+    rates = run.rates
     html = unescape(section(text_of(run), "picture"))
     assert "Model against model" in html
     x = [rate.rate for rate in rates if rate.behavior == "code"]
@@ -370,10 +368,10 @@ def test_models_as_they_are_are_a_scatter_with_their_rank_correlation(many: int,
         assert {2: "100\u202f% of the time", 5: "2\u202f% of the time"}[many] in words
     for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
         assert svg.count('class="mark') == svg.count('class="bar') == svg.count('class="key halo of') == many
-    assert ElementTree.parse(run.picture).getroot().tag.endswith("svg")
+    assert ElementTree.parse(run.folder.picture).getroot().tag.endswith("svg")
 
 
-def test_one_model_or_a_fine_tuned_one_is_no_scatter(tmp_path: Path, big: RunFolder) -> None:
+def test_one_model_or_a_fine_tuned_one_is_no_scatter(tmp_path: Path, big: Results) -> None:
     assert "Model against model" not in text_of(models_run(tmp_path / "run", 1))
     assert "Model against model" not in text_of(big)
 
@@ -396,4 +394,4 @@ def test_what_a_study_lacks_is_said(tmp_path: Path) -> None:
     assert "does not say what its conditions train" in html
     assert "With fewer than three seeds" in html
     assert "In m, 0 of 2 cells are spillover" in html
-    assert load_study(run.study).seeds == [0]
+    assert load_study(run.folder.study).seeds == [0]
