@@ -18,7 +18,7 @@ from spillover.data.controls import prompts_of
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
 from spillover.models.load import model_folder
-from spillover.models.sampler import sample
+from spillover.models.sampler import sample_batch
 from spillover.records import Example
 from spillover.runs import self_distill as distilling
 from spillover.runs import shared
@@ -158,7 +158,7 @@ def test_answers_are_handed_over_as_they_come_and_gone_on_with_elsewhere(answere
     other = replace(one, run=tmp_path / "two", folder=tmp_path / "two" / "data" / "own" / "consistent")
     with monkeypatch.context() as patch:
         sampled = []
-        patch.setattr(distilling, "sample", lambda *args, **how: sampled.append(args) or sample(*args, **how))
+        patch.setattr(distilling, "sample_batch", lambda *args, **how: sampled.append(args) or sample_batch(*args, **how))
         distill(other, lambda *_: None)
     assert len(sampled) == 1  # of two batches
     assert sorted(path.name for path in there.iterdir()) == ["made.json", "rows.jsonl"]
