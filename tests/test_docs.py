@@ -97,9 +97,9 @@ def api_pages() -> str:
     for name in spillover.__all__:
         value = getattr(spillover, name)
         doc = inspect.getdoc(value) or ""
-        section = f"## {name}\n\n```python\n{call_text(name, value)}\n```\n\n{first_sentence(doc)}\n"
+        section = f"## {name}\n\n```text\n{call_text(name, value)}\n```\n\n{first_sentence(doc)}\n"
         if examples := examples_text(doc):
-            section += f"\n```pycon\n{examples}\n```\n"
+            section += f"\n```text\n{examples}\n```\n"
         sections.append(section)
     return "\n".join(sections)
 
