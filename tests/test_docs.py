@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import click
@@ -19,13 +20,16 @@ from typer.main import get_command
 
 import spillover
 from spillover.cli import app
+from spillover.config import Condition, Control, Curve, Resources, Sampling, Study, Training
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+NOTEBOOK = DOCS / "quickstart.ipynb"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md")), NOTEBOOK]
 MARK = "<!-- Written by python tests/test_docs.py --write; everything below this line is overwritten. -->\n"
-WIDTH = 100  # characters of a line of help
+WIDTH = 100  # characters of a line of help, or of a call
+INDENT = " " * 4
 
 
 def commands(group, prefix="spillover"):
@@ -64,7 +68,12 @@ def call_text(name: str, value: object) -> str:
             parts, keyword_only = [*parts, "*"], True
         default = "" if parameter.default is parameter.empty else f"={default_text(parameter.default)}"
         parts.append(parameter.name + default)
-    return f"{name}({', '.join(parts)})"
+    call = f"{name}({', '.join(parts)})"
+    return (
+        call
+        if len(call) <= WIDTH
+        else f"{name}(\n{textwrap.fill(', '.join(parts), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)}\n)"
+    )
 
 
 def examples_text(doc: str) -> str:
@@ -88,9 +97,9 @@ def api_pages() -> str:
     for name in spillover.__all__:
         value = getattr(spillover, name)
         doc = inspect.getdoc(value) or ""
-        section = f"## {name}\n\n```python\n{call_text(name, value)}\n```\n\n{first_sentence(doc)}\n"
+        section = f"## {name}\n\n```text\n{call_text(name, value)}\n```\n\n{first_sentence(doc)}\n"
         if examples := examples_text(doc):
-            section += f"\n```pycon\n{examples}\n```\n"
+            section += f"\n```text\n{examples}\n```\n"
         sections.append(section)
     return "\n".join(sections)
 
@@ -111,15 +120,30 @@ def test_a_generated_page_is_up_to_date(path):
     assert below.strip() == GENERATED[path]().strip(), "write it anew: python tests/test_docs.py --write"
 
 
+@pytest.mark.parametrize("part", [Study, Condition, Control, Training, Sampling, Curve, Resources])
+def test_every_setting_is_on_the_page_of_the_study_file(part):
+    page = (DOCS / "study-file.md").read_text(encoding="utf-8")
+    assert not [name for name in part.model_fields if not re.search(rf"\b{name}\b", page)]
+
+
+def prose(path: Path) -> str:
+    """The text of a page, or of a notebook's Markdown cells, without what is fenced."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
 def links(path: Path) -> list[str]:
     """The targets of the links and pictures of a page that are files of the repository."""
-    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = prose(path)
     return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
 
 
 def anchors(path: Path) -> set[str]:
     """The names by which a link can point at a heading of a page, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose(path), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -132,15 +156,12 @@ def test_every_link_leads_to_a_file_that_is_there(path):
         assert not anchor or target.suffix != ".md" or anchor in anchors(target), f"{path.name}: {link}"
 
 
-def run_python(code: str, folder: Path) -> str:
-    """What a script prints that is run in a folder of its own, without the network."""
-    script = folder / "script.py"
-    script.write_text(code, encoding="utf-8")
-    path = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH", ""))))
+def run_python(arguments: list[str], folder: Path) -> str:
+    """What Python prints that is run in a folder of its own, without the network."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script)],
+        [sys.executable, *arguments],
         cwd=folder,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": path},
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -153,17 +174,22 @@ def python_blocks(path: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_runs_as_it_stands(tmp_path):
-    output = run_python(python_blocks(README)[0], tmp_path)
+    (tmp_path / "first.py").write_text(python_blocks(README)[0], encoding="utf-8")
+    output = run_python(["first.py"], tmp_path)
     assert "spillover" in output
+    assert "function:scorn" in output
+    assert (tmp_path / "runs" / "first" / "report.html").exists()
 
 
 @pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(tmp_path):
-    notebook = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert not [cell for cell in cells if cell["outputs"] or cell["execution_count"]], "written without outputs"
-    run_python("\n\n".join("".join(cell["source"]) for cell in cells), tmp_path)
+    run_python(["-c", "\n\n".join("".join(cell["source"]) for cell in cells)], tmp_path)
+    assert (tmp_path / "runs" / "quickstart" / "report.html").exists()
 
 
 def documented() -> list[str]:
