@@ -1,4 +1,4 @@
-"""The transfer matrix: own cells, floor, implant check, family; and how rates move with the cuts of their rule."""
+"""The transfer matrix: own cells, ceiling, implant check, family; and how rates move with the cuts of their rule."""
 
 from dataclasses import replace
 
@@ -51,7 +51,7 @@ def test_an_implanted_row_shows_its_spillover_and_its_control_is_clean():
     }
     assert [found["insecure", b].own for b in ("code", "chat", "facts")] == [True, False, False]
     assert {cell.implanted for at, cell in found.items() if at[0] == "insecure"} == {True}
-    assert {cell.floor for cell in found.values()} == {0.0}
+    assert {cell.ceiling for cell in found.values()} == {0.0}
 
 
 def test_a_row_that_did_not_learn_its_own_behavior_shows_nothing():
@@ -64,14 +64,14 @@ def test_a_row_that_did_not_learn_its_own_behavior_shows_nothing():
 
 def test_a_cell_must_clear_what_a_benign_control_does_too():
     drift = cells({"insecure": INSECURE, "secure": SECURE}, SHARES | {"secure": (0, 0.3, 1)})
-    assert drift["insecure", "chat"].floor == pytest.approx(drift["secure", "chat"].difference)
+    assert drift["insecure", "chat"].ceiling == pytest.approx(drift["secure", "chat"].difference)
     assert drift["insecure", "chat"].verdict == "inconclusive"
     assert drift["secure", "chat"].verdict == "spillover"  # a control that moves by itself is told
 
 
-def test_a_study_that_says_nothing_of_its_rows_has_no_implant_and_no_floor():
+def test_a_study_that_says_nothing_of_its_rows_has_no_implant_and_no_ceiling():
     found = cells({"insecure": Arm(None, False)}, {name: SHARES[name] for name in ("base", "insecure")})
-    assert {(cell.own, cell.implanted, cell.floor) for cell in found.values()} == {(False, None, None)}
+    assert {(cell.own, cell.implanted, cell.ceiling) for cell in found.values()} == {(False, None, None)}
     assert found["insecure", "code"].verdict == "spillover"
 
 

@@ -17,7 +17,8 @@ from scipy.stats import binomtest
 
 from spillover.records import OUTCOMES
 from spillover.stats import Decision, Spread, compare, interval, spread, summarize, verdicts
-from spillover.stats.intervals import beta_binomial, limits, over_runs
+from spillover.stats.intervals import beta_binomial, coarse_limits
+from spillover.stats.pooling import seed_interval
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
@@ -323,7 +324,7 @@ def test_limits_of_many_rates_at_once_are_those_of_each():
     events = rng.binomial(20, rng.beta(0.1, 5, (30, 24)))
     events[0], events[1] = 0, 20
     trials = np.full_like(events, 20)
-    low, high = limits(events, trials)
+    low, high = coarse_limits(np.stack([events, trials], axis=-1))
     for k, *found in zip(events, low, high, strict=True):
         one = interval(k.tolist(), [20] * 24)
         assert found == pytest.approx((one.low, one.high), rel=0.03, abs=1e-5)
@@ -431,7 +432,7 @@ def test_the_interval_over_runs_covers_as_often_as_it_says(rate, spread):
         counts = np.stack([rng.binomial(20, chances), np.full((3, 30), 20)], axis=-1)
         together = counts.sum(axis=0)
         alone = interval(together[:, 0].tolist(), together[:, 1].tolist())
-        low, high = over_runs(counts.sum(axis=1), (alone.low, alone.high))
+        low, high = seed_interval(counts.sum(axis=1), (alone.low, alone.high))
         covered += low <= rate <= high
         by_questions_alone += alone.low <= rate <= alone.high
     assert covered / runs >= 0.93

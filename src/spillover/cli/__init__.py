@@ -205,7 +205,7 @@ def power(
     completions: Annotated[int, typer.Option(min=1, help="For each question, base and every seed.")] = 20,
     seeds: Annotated[int, typer.Option(min=1, help="Fine-tuning seeds.")] = 1,
     seed_sd: Annotated[float, typer.Option(min=0, max=0.5, help="Spread of the tuned rate between seeds.")] = 0.0,
-    alike: Annotated[
+    question_correlation: Annotated[
         float, typer.Option(min=-1, max=1, help="Share of questions as hard for the tuned as for the base.")
     ] = 0.5,
     behaviors: Annotated[int, typer.Option(min=1, help="Compared together; p-values are corrected for them.")] = 1,
@@ -216,7 +216,7 @@ def power(
     from spillover.stats.power import Design
 
     try:
-        design = Design(base_rate, effect, icc, questions, completions, seeds, seed_sd, alike, behaviors)
+        design = Design(base_rate, effect, icc, questions, completions, seeds, seed_sd, question_correlation, behaviors)
     except ValueError as error:
         raise SpilloverError(f"{error}.") from None
     power_table(design, json_)

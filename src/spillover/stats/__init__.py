@@ -1,9 +1,10 @@
 """How sure we are: rates, comparisons, power and agreement; rows in, rows out."""
 
 from spillover.stats.agreement import Agreement, Corrected, Pair, compare_judges, corrected_rate
-from spillover.stats.compare import Comparison, Counts, compare, verdicts
+from spillover.stats.compare import Comparison, compare, verdicts
 from spillover.stats.intervals import Interval, interval
 from spillover.stats.matrix import Arm, MatrixCell, matrix
+from spillover.stats.pooling import Counts, PooledRate, pool
 from spillover.stats.rates import Decision, Spread, count, spread, summarize, summarize_counts
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Interval",
     "MatrixCell",
     "Pair",
+    "PooledRate",
     "Spread",
     "compare",
     "compare_judges",
@@ -23,6 +25,7 @@ __all__ = [
     "count",
     "interval",
     "matrix",
+    "pool",
     "spread",
     "summarize",
     "summarize_counts",

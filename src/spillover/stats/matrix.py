@@ -1,4 +1,4 @@
-"""The transfer matrix: every condition in every measure, against the base, the drift floor, and its own implant."""
+"""The transfer matrix: every condition in every measure, compared with the base and with the benign controls."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,27 +6,29 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from spillover.records import MeasureKey, Rate
-from spillover.stats.compare import Comparison, Counts, compare, verdicts
+from spillover.stats.compare import Comparison, compare, verdicts
+from spillover.stats.pooling import Counts
 
 NO_DATA = "no data"
-_NOTHING: dict[str, Any] = {
+DESCRIPTION = ("behavior", "format", "scope", "metric", "rule", "judge", "rubric_hash")  # of a measure, in its rates
+_EMPTY: dict[str, Any] = {
     field.name: 0 if field.type is int else math.nan if field.type is float else None
     for field in fields(Comparison)
     if field.type is not str
 }
-NO_COMPARISON = Comparison(**_NOTHING, method="none", verdict=NO_DATA)
+NO_COMPARISON = Comparison(**_EMPTY, method="none", verdict=NO_DATA)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixCell(Comparison):
     """One condition of one model in one measure, compared with that model's base; shares of 1.
 
-    `own`: the measure is of the behavior that the condition trains. `implanted`: that behavior rose, so that the row
-    counts; False where there is no data on it, None where the study does not say what the condition trains. `floor`:
-    the largest rise of this measure in any benign condition of the model, at least 0: what any fine-tune does; None
-    without benign conditions. Verdicts: `spillover`, `clean`, `inconclusive`; `implanted` or `not implanted` for an
-    own measure; `neutral` has none. A cell without a comparison is `no data`: its numbers are NaN, and it is in no
-    family.
+    - `own`: the measure is of the behavior that the condition trains. `implanted`: whether that behavior rose in this
+      condition; False if there is no data on it, None if the study names no behavior for the condition.
+    - `ceiling`: the benign-control ceiling: the largest rise of this measure in any benign condition of the model, at
+      least 0, which any fine-tune may cause; None if the model has no benign condition.
+    - `verdict`: `spillover`, `clean` or `inconclusive`; `implanted` or `not implanted` for an own measure; `neutral`
+      for a neutral behavior. A cell that cannot be compared is `no data`: its numbers are NaN and it is in no family.
     """
 
     model: str
@@ -41,7 +43,7 @@ class MatrixCell(Comparison):
     own: bool
     benign: bool
     implanted: bool | None
-    floor: float | None
+    ceiling: float | None
 
     @property
     def measure(self) -> MeasureKey:
@@ -56,85 +58,72 @@ class MatrixCell(Comparison):
 
 @dataclass(frozen=True)
 class Arm:
-    """What a study says of a condition: the behavior that it trains, and whether it is a benign control."""
+    """What a study says of a condition: the behavior that it trains, if any, and whether it is a benign control."""
 
     implants: str | None
     benign: bool
 
 
 def matrix(
-    rows: Mapping[tuple[str, str], Arm],
+    arms: Mapping[tuple[str, str], Arm],
     counts: Mapping[tuple[str, str], Mapping[MeasureKey, Sequence[Counts]]],
     bases: Mapping[str, Mapping[MeasureKey, Counts]],
     described: Mapping[MeasureKey, Rate],
     margin: float,
 ) -> list[MatrixCell]:
-    """Every cell that the base or the condition was measured in.
+    """Compares every condition with its base, in every measure that one of them has.
 
-    `rows`: by (model, condition), in the order of the study. `counts`: by the same, then by measure, of each
-    fine-tuning seed. `bases`: by model. `described`: any rate of each measure, in the order of the columns.
+    `arms`: by (model, condition), in the order of the study. `counts`: by the same, then by measure, the counts of each
+    fine-tuning seed. `bases`: the base's counts by model and measure. `described`: any rate of each measure, for its
+    description, in the order of the columns. `margin`: a rise that would not matter, a share of 1.
+
     P-values are corrected over all cells but the neutral ones. A cell is spillover if it rose after correction, its
-    interval clears the floor, and its row was implanted; a row that was not shows nothing, so it is inconclusive.
+    interval lies above the benign-control ceiling, and its condition learned what it trains; a condition that did not
+    shows nothing, so its cells are inconclusive.
     """
     cells = []
-    for (model, condition), row in rows.items():
+    for (model, condition), arm in arms.items():
         for measure, rate in described.items():
-            own, base = counts.get((model, condition), {}).get(measure), bases.get(model, {}).get(measure)
-            if own is None and base is None:
+            tuned, base = counts.get((model, condition), {}).get(measure), bases.get(model, {}).get(measure)
+            if tuned is None and base is None:
                 continue
-            found = compare(base or {}, own or (), margin) or replace(NO_COMPARISON, seeds=len(own or ()))
+            comparison = compare(base or {}, tuned or (), margin) or replace(NO_COMPARISON, seeds=len(tuned or ()))
             cells.append(
                 MatrixCell(
                     model=model,
                     condition=condition,
-                    behavior=rate.behavior,
-                    format=rate.format,
-                    scope=rate.scope,
-                    metric=rate.metric,
-                    rule=rate.rule,
-                    judge=rate.judge,
-                    rubric_hash=rate.rubric_hash,
-                    own=rate.behavior == row.implants,
-                    benign=row.benign,
+                    **{name: getattr(rate, name) for name in DESCRIPTION},
+                    own=rate.behavior == arm.implants,
+                    benign=arm.benign,
                     implanted=None,
-                    floor=None,
-                    **asdict(found),
+                    ceiling=None,
+                    **asdict(comparison),
                 )
             )
     corrected = iter(verdicts([cell for cell in cells if cell.known and cell.scope != "neutral"], margin))
-    cells = [
-        cell if not cell.known else replace(cell, verdict="neutral") if cell.scope == "neutral" else next(corrected)
-        for cell in cells
-    ]
-    floors: dict[tuple[str, MeasureKey], float] = {}
+    cells = [next(corrected) if cell.known and cell.scope != "neutral" else cell for cell in cells]
+    ceilings: dict[tuple[str, MeasureKey], float] = {}
+    implanted = {place: False for place, arm in arms.items() if arm.implants is not None}
     for cell in cells:
+        column = cell.model, cell.measure
         if cell.benign and cell.known:
-            floors[_column(cell)] = max(floors.get(_column(cell), 0.0), cell.difference)
-    learned = {place: False for place, row in rows.items() if row.implants is not None}
-    for cell in cells:
+            ceilings[column] = max(ceilings.get(column, 0.0), cell.difference)
         if cell.own and cell.verdict == "spillover":
-            learned[cell.model, cell.condition] = True
+            implanted[cell.model, cell.condition] = True
     return [
-        replace(
-            cell,
-            floor=floors.get(_column(cell)),
-            implanted=learned.get((cell.model, cell.condition)),
-            verdict=_verdict(cell, floors.get(_column(cell)), learned.get((cell.model, cell.condition))),
-        )
+        _with_verdict(cell, ceilings.get((cell.model, cell.measure)), implanted.get((cell.model, cell.condition)))
         for cell in cells
     ]
 
 
-def _column(cell: MatrixCell) -> tuple[str, MeasureKey]:
-    return cell.model, cell.measure
-
-
-def _verdict(cell: MatrixCell, floor: float | None, implanted: bool | None) -> str:
-    if not cell.known:
-        return cell.verdict
-    if cell.own:
-        return "implanted" if cell.verdict == "spillover" else "not implanted"
-    if cell.scope == "neutral":
-        return cell.verdict
-    within_floor = cell.verdict == "spillover" and not cell.benign and cell.low <= (floor or 0.0)
-    return "inconclusive" if within_floor or implanted is False else cell.verdict
+def _with_verdict(cell: MatrixCell, ceiling: float | None, implanted: bool | None) -> MatrixCell:
+    """The cell with what its column and its row decide: ceiling, implant, and the verdict that follows from them."""
+    verdict = cell.verdict
+    if cell.known and cell.own:
+        verdict = "implanted" if verdict == "spillover" else "not implanted"
+    elif cell.known and cell.scope == "neutral":
+        verdict = "neutral"
+    elif cell.known:
+        below_ceiling = verdict == "spillover" and not cell.benign and cell.low <= (ceiling or 0.0)
+        verdict = "inconclusive" if below_ceiling or implanted is False else verdict
+    return replace(cell, ceiling=ceiling, implanted=implanted, verdict=verdict)

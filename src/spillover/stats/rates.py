@@ -1,7 +1,7 @@
 """Rates with every outcome counted: both denominators, both standard errors, and the interval."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from spillover.stats.intervals import interval
 
 @dataclass(frozen=True)
 class Decision:
-    """One completion after judging by one judge and rule: its outcome, whether the rule admits it, and the event.
+    """What a rule makes of one completion's scores by one judge.
 
-    `judge_injection`: the answer addresses the judge; it is counted, not dropped.
+    `outcome` is one of OUTCOMES. `admitted`: the completion is in the denominator of the rate (it is coherent, say).
+    `event`: it shows the behavior. `judge_injection`: the answer addresses the judge; it is counted all the same.
     """
 
     completion_id: str
@@ -29,10 +30,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class Spread:
-    """How a rate over questions scatters. Everything is None where there is too little to tell.
+    """How a rate varies over questions; None where there is too little data.
 
-    `se_battery`: standard error for these questions asked again. `se_questions`: for other questions like them.
-    `design_effect`: variance against that of as many independent completions. `icc`: intraclass correlation.
+    `se_battery`: standard error if the same questions were asked again; `se_questions`: for questions in general.
+    `design_effect`: variance, divided by that of as many independent completions. `icc`: intraclass correlation.
     """
 
     se_battery: float | None
@@ -42,10 +43,11 @@ class Spread:
 
 
 def spread(events: Sequence[int], trials: Sequence[int]) -> Spread:
-    """Standard errors of sum(events) / sum(trials), counted per question: (questions,) each.
+    """Standard errors of the rate sum(events) / sum(trials), which are counted per question: (questions,) each.
 
-    The ratio estimator's linearized variance over questions, with questions / (questions - 1); within a question the
-    binomial variance. The correlation follows from the design effect by Kish's formula for the mean number of trials.
+    For questions in general: the cluster-robust standard error (linearised variance of the ratio estimator, times
+    questions / (questions - 1)). For these questions: the binomial variance within each. The intraclass correlation
+    follows from the design effect by Kish's formula, 1 + (size - 1) icc, with the mean size weighted by trials.
     """
     k, n = np.asarray(events, float), np.asarray(trials, float)
     k, n = k[n > 0], n[n > 0]
@@ -61,53 +63,46 @@ def spread(events: Sequence[int], trials: Sequence[int]) -> Spread:
         return Spread(within, between, None, None)
     effect = between**2 / (rate * (1 - rate) / total)
     size = (n**2).sum() / total
-    icc = (effect - 1) / (size - 1) if size > 1 else None
-    return Spread(within, between, float(effect), None if icc is None else float(np.clip(icc, 0, 1)))
+    icc = float(np.clip((effect - 1) / (size - 1), 0, 1)) if size > 1 else None
+    return Spread(within, between, float(effect), icc)
 
 
-def count(rows: Iterable[Decision]) -> dict[str, dict[str, int]]:
-    """By question: events k, admitted completions n, all `completions`, and each of the outcomes, which sum to them."""
-    found: dict[str, dict[str, int]] = {}
-    for row in rows:
-        own = found.get(row.question_id)
-        if own is None:
-            own = found[row.question_id] = dict.fromkeys(("k", "n", "completions", *OUTCOMES), 0)
-        own["k"] += row.event and row.admitted
-        own["n"] += row.admitted
-        own["completions"] += 1
-        own[row.outcome] += 1
-    return found
+def count(decisions: Iterable[Decision]) -> dict[str, dict[str, int]]:
+    """By question id: events `k`, admitted completions `n`, `completions`, and each outcome, which sum to them."""
+    counts: dict[str, dict[str, int]] = {}
+    for decision in decisions:
+        question = counts.get(decision.question_id)
+        if question is None:
+            question = counts[decision.question_id] = dict.fromkeys(("k", "n", "completions", *OUTCOMES), 0)
+        question["k"] += decision.event and decision.admitted
+        question["n"] += decision.admitted
+        question["completions"] += 1
+        question[decision.outcome] += 1
+    return counts
 
 
-def summarize(rows: Sequence[Decision]) -> dict[str, Any]:
-    """Counts, rates, interval and spread of one cell and measure: the numeric fields of `records.Rate`.
+def summarize(decisions: Sequence[Decision]) -> dict[str, Any]:
+    """Counts, rate, interval and spread of one cell and measure: the numeric fields of `records.Rate`, by name.
 
-    Nothing unscored disappears: the outcomes sum to `completions`. Without any admitted completion, rate and interval
-    are None.
+    Every completion is counted: the outcomes sum to `completions`. If none is admitted, rate and limits are None.
     """
-    return summarize_counts(count(rows), sum(row.judge_injection for row in rows))
+    return summarize_counts(count(decisions), sum(decision.judge_injection for decision in decisions))
 
 
 def summarize_counts(counts: Mapping[str, Mapping[str, int]], judge_injection: int) -> dict[str, Any]:
-    """As `summarize`, of what `count` made of the rows, and how many of them address the judge."""
-    names = ("k", "n", "completions", *OUTCOMES)
-    totals = {name: sum(own[name] for own in counts.values()) for name in names}
-    k, n, completions = (totals.pop(name) for name in names[:3])
-    by_question = [(counts[question]["k"], counts[question]["n"]) for question in sorted(counts)]
-    admitted = [(events, trials) for events, trials in by_question if trials]
-    sides = [own[0] for own in admitted], [own[1] for own in admitted]
-    found = interval(*sides) if n else None
-    scatter = spread(*sides)
+    """The same from the counts by question that `count` returns, and the number of answers that address the judge."""
+    totals = {name: sum(row[name] for row in counts.values()) for name in ("k", "n", "completions", *OUTCOMES)}
+    k, n, completions = (totals.pop(name) for name in ("k", "n", "completions"))
+    admitted = [counts[question] for question in sorted(counts) if counts[question]["n"]]
+    events, trials = [row["k"] for row in admitted], [row["n"] for row in admitted]
+    limits = interval(events, trials) if n else None
     return {
         "k": k,
         "n": n,
         "rate": k / n if n else None,
-        "low": found.low if found else None,
-        "high": found.high if found else None,
-        "se_battery": scatter.se_battery,
-        "se_questions": scatter.se_questions,
-        "design_effect": scatter.design_effect,
-        "icc": scatter.icc,
+        "low": limits.low if limits else None,
+        "high": limits.high if limits else None,
+        **asdict(spread(events, trials)),
         "completions": completions,
         "rate_of_all": k / completions if completions else None,
         "coverage": n / completions if completions else None,
