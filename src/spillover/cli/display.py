@@ -244,9 +244,8 @@ def power_table(design: "Design", as_json: bool) -> None:
         )
         return
     among = f", one of {design.behaviors} behaviors" if design.behaviors > 1 else ""
-    print(
-        f"question correlation: {design.question_correlation:g} (share of questions as hard for the tuned as for the base)"
-    )
+    correlation = f"question correlation: {design.question_correlation:g}"
+    print(f"{correlation} (share of questions as hard for the tuned as for the base)")
     print(f"power to find +{100 * design.effect:g} points{among}: {100 * chance:.0f} %")
     print("smallest rise found at 80 % power: " + ("none" if smallest is None else f"{100 * smallest:.1f} points"))
     for name in ("questions", "completions"):

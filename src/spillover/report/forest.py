@@ -111,7 +111,7 @@ def _differences(
     ]
     if not all(cell is None or cell.scope == "neutral" for cell in cells.values()):
         parts.append(path("margin", f"M{axes.x(margin):.1f} {HEAD}V{axes.bottom:g}"))
-        ceiling = next((cell.floor for cell in cells.values() if cell and cell.floor is not None), None)
+        ceiling = next((cell.ceiling for cell in cells.values() if cell and cell.ceiling is not None), None)
         if ceiling is not None:
             title = f"benign-control ceiling: {points(ceiling, 1)} points, the largest rise of a benign control"
             parts.append(

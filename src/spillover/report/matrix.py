@@ -178,7 +178,7 @@ def _note(cell: MatrixCell, label: str) -> str:
             + (f"; {cell.seeds_left_out} seeds without data left out" if cell.seeds_left_out else ""),
             tested,
             "benign-control ceiling: "
-            + ("no benign control" if cell.floor is None else f"{points(cell.floor, 1)} points"),
+            + ("no benign control" if cell.ceiling is None else f"{points(cell.ceiling, 1)} points"),
             f"verdict: {_verdict(cell)}",
         ]
     )
@@ -194,7 +194,7 @@ def _verdict(cell: MatrixCell) -> str:
     if cell.verdict == "inconclusive" and rose:
         return "inconclusive: it rose, but not clear of the benign-control ceiling"
     reasons = {
-        "spillover": "it rose" + (", and clear of the benign-control ceiling" if cell.floor is not None else ""),
+        "spillover": "it rose" + (", and clear of the benign-control ceiling" if cell.ceiling is not None else ""),
         "clean": "any rise is below the margin",
         "inconclusive": "neither a rise nor its absence is shown",
         "implanted": "what was trained rose",
