@@ -74,7 +74,7 @@ def status(
 @app.command()
 def demo(out: Out = None) -> None:
     """Show emergent misalignment on this machine, with the organisms that ship."""
-    shipped = [Path(__file__).parent / "studies", Path(__file__).parents[2] / "studies"]  # installed, or a checkout
+    shipped = [Path(__file__).parents[1] / "studies", Path(__file__).parents[3] / "studies"]  # installed, or a checkout
     _run(next(folder for folder in shipped if folder.is_dir()) / "demo.yaml", out)
 
 
