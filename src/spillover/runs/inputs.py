@@ -1,0 +1,121 @@
+"""What a study is made from, read once before anything is trained or sampled: models, training rows, behaviors."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from spillover.behaviors import Behavior, load_behavior
+from spillover.config import BASE, Study
+from spillover.data import make_examples
+from spillover.errors import SpilloverError
+from spillover.files import hash_of
+from spillover.models.load import folder_hash, model_folder, pinned
+from spillover.organism.dial import Build, model_to_build
+from spillover.records import Example
+from spillover.models.target import Battery
+from spillover.runs.self_distill import check_prompts
+
+SELF_DISTILLED = "self_distilled"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The training rows of a condition, how they were made, and the hash of their messages.
+
+    Of a self-distilled condition they are the rows whose prompts its base is to answer: `self_distilled` is True.
+    """
+
+    examples: tuple[Example, ...]
+    how_made: dict[str, Any]
+    self_distilled: bool
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of all messages in their order: 16 hex digits."""
+        return hash_of([example.messages for example in self.examples])
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A study with all that it names: its paths resolved, its rows made, its behaviors loaded."""
+
+    study: Study
+    bases: Mapping[str, Path]  # name of the model in the study -> its folder
+    rows: Mapping[str, Rows]  # condition -> its rows; none for the base, and for one that takes another's adapters
+    behaviors: Mapping[str, Behavior]  # as the study names it -> the behavior
+
+    def battery(self, condition: str) -> Battery:
+        """What the cells of a condition are asked."""
+        study = self.study
+        asked = tuple((self.behaviors[name], count) for name, count in study.behaviors.items())
+        prefix = study.conditions[condition].prompt_prefix
+        return Battery(asked, study.sampling, tuple(study.formats), study.judge, prefix)
+
+    def source(self, condition: str) -> str:
+        """The condition whose adapters it takes: itself, unless it is the `same_as` of another."""
+        return self.study.conditions[condition].same_as or condition
+
+    @property
+    def hashes(self) -> dict[str, Any]:
+        """Hashes of every input, and commits of the models that come from the Hub, for the manifest."""
+        return {
+            "models": {name: folder_hash(base) for name, base in self.bases.items()},
+            "revisions": {name: commit for name, base in self.bases.items() if (commit := pinned(base))},
+            "data": {name: rows.hash for name, rows in self.rows.items()},
+            "behaviors": {
+                behavior.name: {"setting": setting, "hash": hash_of(behavior.model_dump())}
+                for setting, behavior in self.behaviors.items()
+            },
+        }
+
+
+def builds_of(study: Study) -> list[Build]:
+    """The organisms that a study names and that have not been built yet, each once, however it is written."""
+    builds = dict.fromkeys(map(model_to_build, study.models.values()))
+    return [build for build in builds if build is not None]
+
+
+def read_inputs(study: Study, folder: Path) -> Inputs:
+    """Reads everything that a study names; its paths are relative to `folder`.
+
+    Organisms that are still to be built are left out of `bases`. Raises SpilloverError for what is wrong with rows,
+    behaviors or models.
+    """
+    bases = {
+        name: model_folder(model, folder).absolute()
+        for name, model in study.models.items()
+        if model_to_build(model) is None
+    }
+    rows = {}
+    for name, condition in study.conditions.items():
+        if condition.data is not None:
+            own_answers = condition.control is not None and condition.control.kind == SELF_DISTILLED
+            source = condition.model_copy(update={"control": None}) if own_answers else condition
+            examples, how_made = make_examples(source, folder)
+            rows[name] = Rows(tuple(examples), how_made, own_answers)
+            if own_answers:
+                _check_prompts(name, rows[name])
+    inputs = Inputs(study, bases, rows, {name: load_behavior(name, folder) for name in study.behaviors})
+    for one, other in itertools.combinations(inputs.behaviors, 2):
+        if inputs.behaviors[one].name == inputs.behaviors[other].name:
+            raise SpilloverError(
+                f"behaviors {one} and {other} are both called {inputs.behaviors[one].name}, and their answers could "
+                "not be told apart. Give one of them another name in its file."
+            )
+    inputs.battery(BASE).check()
+    return inputs
+
+
+def with_built(inputs: Inputs, folder: Path) -> Inputs:
+    """The inputs once all organisms are built."""
+    return replace(inputs, bases={n: model_folder(m, folder).absolute() for n, m in inputs.study.models.items()})
+
+
+def _check_prompts(condition: str, rows: Rows) -> None:
+    try:
+        check_prompts(rows.examples)
+    except SpilloverError as error:
+        raise SpilloverError(f"conditions.{condition}: {error}") from error

@@ -1,0 +1,211 @@
+"""Everything that follows from a run's completions and scores: decisions, rates, comparisons, the matrix; read once."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from spillover.behaviors import Behavior, load_behavior
+from spillover.config import BASE, Study, load_study
+from spillover.errors import SpilloverError
+from spillover.files import write_atomically
+from spillover.judges.scoring import judged
+from spillover.records import Cell, Completion, MeasureKey, QuestionCount, Rate, Score, ThresholdRate, to_csv
+from spillover.records import measure_labels as labels_of
+from spillover.runs.folder import RunFolder
+from spillover.runs.store import AnswerStore
+from spillover.stats import Arm, Comparison, Counts, Decision, MatrixCell, count, matrix, summarize_counts
+from spillover.stats import compare as compare_arms
+from spillover.stats import verdicts as with_verdicts
+from spillover.stats.compare import coverage_fell
+from spillover.stats.pooling import PooledRate, pool
+from spillover.stats.thresholds import threshold_rates
+
+Place = tuple[str, str, MeasureKey]  # model, condition, measure
+Seeds = dict[int | None, Counts]  # fine-tuning seed (None: a model as it is) -> counts per question
+ScoresByRubric = dict[tuple[str, str], Score]  # (completion id, rubric) -> score
+
+
+@dataclass(frozen=True)
+class Block:
+    """One cell in one measure: its completions, and what the judge and the rule made of each (in the same order)."""
+
+    cell: Cell
+    behavior: Behavior
+    format: str
+    judge: str
+    completions: list[Completion]
+    decisions: list[Decision]
+    scores: ScoresByRubric  # of this behavior, judge and rule; of other cells, too
+
+    @property
+    def measure(self) -> MeasureKey:
+        """What was measured: behavior, format, rule and judge."""
+        return self.behavior.name, self.format, self.behavior.rubric_hash, self.judge
+
+    @cached_property
+    def by_question(self) -> dict[str, dict[str, int]]:
+        """By question id: events k, admitted completions n, completions, and each outcome."""
+        return count(self.decisions)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The answers of a run and all that is computed from them, each thing once and when it is first asked for.
+
+    `cells` maps every cell that counts, in the order of the tables, to the ids of its completions. `study` is None for
+    answers that no study made: nothing is compared with a base there. `behaviors` has one entry for each rule.
+    """
+
+    cells: Mapping[Cell, Sequence[str]]
+    completions: Mapping[str, Completion]
+    all_scores: Iterable[Score]
+    behaviors: Sequence[Behavior]
+    study: Study | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    folder: RunFolder | None = None
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, str, str], ScoresByRubric]:
+        """(behavior, judge, rule) -> (completion id, rubric) -> score. Behaviors may share a rule."""
+        wanted = {id_ for ids in self.cells.values() for id_ in ids}
+        scores: dict[tuple[str, str, str], ScoresByRubric] = defaultdict(dict)
+        for row in self.all_scores:
+            if row.completion_id in wanted and row.completion_id in self.completions:
+                name = self.completions[row.completion_id].behavior
+                scores[name, row.judge, row.rubric_hash][row.completion_id, row.rubric] = row
+        return scores
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """Every cell in every measure that a judge was asked about, in the order of the tables."""
+        return [*self._blocks()]
+
+    def _blocks(self) -> Iterator[Block]:
+        scored_ids = {key: {id_ for id_, _ in rows} for key, rows in self.scores.items()}
+        for cell, ids in self.cells.items():
+            groups: dict[tuple[str, str], list[Completion]] = defaultdict(list)
+            for completion in (self.completions[id_] for id_ in ids if id_ in self.completions):
+                groups[completion.behavior, completion.format].append(completion)
+            for (name, form), rows in groups.items():
+                for behavior in (behavior for behavior in self.behaviors if behavior.name == name):
+                    rule = behavior.rubric_hash
+                    for judge in sorted(judge for of, judge, by in self.scores if (of, by) == (name, rule)):
+                        if scored_ids[name, judge, rule].isdisjoint(row.id for row in rows):
+                            continue  # this judge was never asked about this cell
+                        scores = self.scores[name, judge, rule]
+                        yield Block(cell, behavior, form, judge, rows, judged(rows, scores, behavior, judge), scores)
+
+    @cached_property
+    def rates(self) -> list[Rate]:
+        """One rate for each block."""
+        return [
+            Rate(
+                **asdict(block.cell),
+                behavior=block.behavior.name,
+                format=block.format,
+                scope=block.behavior.scope,
+                metric=block.behavior.metric,
+                rule=block.behavior.rule,
+                judge=block.judge,
+                rubric_hash=block.behavior.rubric_hash,
+                **summarize_counts(block.by_question, sum(row.judge_injection for row in block.decisions)),
+            )
+            for block in self.blocks
+        ]
+
+    @cached_property
+    def labels(self) -> dict[MeasureKey, str]:
+        """A name for every measure, in the order of the rates."""
+        return labels_of(self.rates)
+
+    @cached_property
+    def described(self) -> dict[MeasureKey, Rate]:
+        """Any rate of every measure: its behavior, scope, rule and judge stand in it."""
+        return {rate.measure: rate for rate in reversed(self.rates)}
+
+    @cached_property
+    def counts(self) -> dict[Place, Seeds]:
+        """(model, condition, measure) -> seed -> question id -> events, admitted completions, completions."""
+        counts: dict[Place, Seeds] = defaultdict(dict)
+        for block in self.blocks:
+            counts[block.cell.model, block.cell.condition, block.measure][block.cell.seed] = {
+                id_: (row["k"], row["n"], row["completions"]) for id_, row in block.by_question.items()
+            }
+        return dict(counts)
+
+    @cached_property
+    def pooled(self) -> dict[Place, PooledRate]:
+        """The rate of every condition, its seeds together."""
+        return {place: pool(seeds) for place, seeds in self.counts.items()}
+
+    @cached_property
+    def thresholds(self) -> list[ThresholdRate]:
+        """How every rate by a model's scores moves when the cuts of its rule move."""
+        return [
+            rate
+            for block in self.blocks
+            for rate in threshold_rates(block.completions, block.scores, block.behavior, block.judge)
+        ]
+
+    @cached_property
+    def matrix(self) -> list[MatrixCell]:
+        """Every condition of the study against the base of its model; empty without a study."""
+        if self.study is None:
+            return []
+        names = {entry["setting"]: name for name, entry in self.manifest.get("behaviors", {}).items()}
+        arms = {
+            (model, name): Arm(names.get(condition.implants or "", condition.implants), condition.benign)
+            for model in self.study.models
+            for name, condition in self.study.conditions.items()
+            if name != BASE
+        }
+        tuned: dict[tuple[str, str], dict[MeasureKey, list[Counts]]] = defaultdict(dict)
+        bases: dict[str, dict[MeasureKey, Counts]] = defaultdict(dict)
+        for (model, condition, measure), seeds in self.counts.items():
+            if condition == BASE:
+                bases[model][measure] = seeds[None]
+            else:
+                tuned[model, condition][measure] = [*seeds.values()]
+        described = {measure: self.described[measure] for measure in self.labels}
+        return matrix(arms, tuned, bases, described, self.study.margin)
+
+def results_of(
+    folder: RunFolder, cells: Mapping[Cell, Sequence[str]], store: AnswerStore, study: Study | None
+) -> Results:
+    """The results of a run whose rows are in memory already."""
+    behaviors, manifest = folder.read_behaviors(), folder.read_manifest()
+    return Results(cells, store.completions, store.scores.values(), behaviors, study, manifest, folder)
+
+
+def read_results(path: Path) -> Results:
+    """Reads a run's folder. Raises SpilloverError if there are no answers that count in it."""
+    folder = RunFolder(path)
+    entries = folder.read_cells()
+    if not entries:
+        raise SpilloverError(
+            f"{path}: no finished run is there, nor any answers that were measured or imported. "
+            "See: spillover run --help, spillover evaluate --help"
+        )
+    study = load_study(folder.study) if folder.study.exists() else None
+    return results_of(folder, {cell: entry.completions for cell, entry in entries.items()}, AnswerStore(folder), study)
+
+
+def results_from(
+    answers: Iterable[Completion], scores: Iterable[Score], behaviors: Iterable[Behavior] | None = None
+) -> Results:
+    """The results of answers in memory, without any folder. `behaviors`: those that ship, if they are not given.
+
+    Raises SpilloverError if an answer is to a behavior that is not among them.
+    """
+    completions = {row.id: row for row in answers}
+    names = dict.fromkeys(row.behavior for row in completions.values())
+    known = [*behaviors] if behaviors is not None else [load_behavior(name) for name in names]
+    if missing := [name for name in names if name not in {behavior.name for behavior in known}]:
+        raise SpilloverError(f"behavior {missing[0]}: there are answers to it, and it is not among the behaviors given.")
+    cells: dict[Cell, list[str]] = defaultdict(list)
+    for row in completions.values():
+        cells[row.cell].append(row.id)
+    return Results(cells, completions, [*scores], known)
