@@ -34,7 +34,7 @@ rubrics:
 LAUNCHER = """
 import os, sys
 from spillover import auditing, cli
-from spillover.cli import display
+from spillover.cli import tables
 from spillover.models import endpoint{more}
 import inspect_ai, openai
 for line in iter(sys.stdin.readline, ""):

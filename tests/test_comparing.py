@@ -9,7 +9,7 @@ import pytest
 
 from spillover.auditing import evaluate
 from spillover.cli import UNEXPECTED
-from spillover.cli.display import rates_table
+from spillover.cli.tables import rates_table
 from spillover.config import Sampling
 from spillover.errors import SpilloverError
 from spillover.records import Rate

@@ -224,7 +224,7 @@ class Study(Strict):
         return self
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """Refuses a mapping with a key twice, of which YAML would silently keep the last, and reads 1e-5 as a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -3,14 +3,16 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 from spillover.errors import SpilloverError
@@ -62,7 +64,6 @@ class _Worker:
     job: Any
     attempt: int
     place: int
-    started: bool = False
 
 
 class Outcomes:
@@ -125,7 +126,6 @@ def run_side_by_side(
                 if isinstance(message, Progress):
                     on_progress(message)
                     continue
-                worker.started = True
                 if message != READY:
                     outcomes.take(worker.job, message)
                     if not waiting:
@@ -147,9 +147,21 @@ def _hire(function: Callable[..., Any], of: int, place: int, gpus: str | None, j
     # The process that workers are forked from keeps the environment it was started with.
     environment = dict(os.environ) | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
     process = context.Process(target=_serve, args=(theirs, function, of, environment))
-    process.start()
+    with _without_main():
+        process.start()
     theirs.close()
     return _Worker(process, ours, job, attempt, place)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keeps workers from importing the user's script, which would run it again where it has no guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _serve(pipe: "Connection[Any, Any]", function: Callable[..., Any], of: int, environment: Mapping[str, str]) -> None:
@@ -168,11 +180,6 @@ def _serve(pipe: "Connection[Any, Any]", function: Callable[..., Any], of: int, 
 
 def _how_it_died(worker: _Worker) -> str:
     code = worker.process.exitcode
-    if not worker.started and code == 1:  # the interpreter's own exit code after a traceback, which it has printed
-        return (
-            "its worker process could not start; its own message stands above. Each worker imports the script that was "
-            'run, so the script must be a file, and start its study below `if __name__ == "__main__":`.'
-        )
     how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with exit code {code}"
     return f"its worker process died {ATTEMPTS} times, last {how}. Is there enough memory?"
 

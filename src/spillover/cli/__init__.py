@@ -65,7 +65,7 @@ def status(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show what of a study is done, running, failed or left, and how long the rest will take."""
-    from spillover.cli.display import status_table
+    from spillover.cli.tables import status_table
     from spillover.runs.progress import read_status
 
     status_table(read_status(run_folder), json_)
@@ -94,7 +94,8 @@ def evaluate(
     trust_judge: Annotated[bool, typer.Option("--trust-judge", help="Believe a judge that fails its canary.")] = False,
 ) -> None:
     """Measure any model on behaviors: sample, judge, rates, report. The same command goes on where it was killed."""
-    from spillover.cli.display import estimate_line, rates_table, run_display
+    from spillover.cli.progress import run_display
+    from spillover.cli.tables import estimate_line, rates_table
     from spillover.config import Sampling
 
     with run_display() as on_progress:
@@ -126,7 +127,8 @@ def score(
     trust_judge: Annotated[bool, typer.Option("--trust-judge", help="Believe a judge that fails its canary.")] = False,
 ) -> None:
     """Judge stored answers again, with another judge or another rubric; nothing is sampled."""
-    from spillover.cli.display import rates_table, run_display
+    from spillover.cli.progress import run_display
+    from spillover.cli.tables import rates_table
 
     with run_display() as on_progress:
         from spillover.auditing import rescore
@@ -149,7 +151,7 @@ def rates(
     json_: Annotated[bool, typer.Option("--json", help="As JSON, every column.")] = False,
 ) -> None:
     """Show the rates of a run: interval, both denominators, outcomes. --json: standard errors, design effect, too."""
-    from spillover.cli.display import rates_table
+    from spillover.cli.tables import rates_table
     from spillover.runs.results import read_results
 
     rates_table(read_results(run_folder), json_)
@@ -164,7 +166,7 @@ def compare(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Compare two subjects, paired by question. Exit code 0: clean, 1: spillover, 3: inconclusive."""
-    from spillover.cli.display import comparisons_table
+    from spillover.cli.tables import comparisons_table
     from spillover.runs.comparing import overall
     from spillover.runs.tables import compare_in
 
@@ -183,7 +185,7 @@ def agreement(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """How far judges agree with each other, or with labels: decisions, flips, kappa, alpha, correlation of scores."""
-    from spillover.cli.display import agreement_table, labels_table
+    from spillover.cli.tables import agreement_table, labels_table
     from spillover.runs.agreement import judges_agree, labels_agree
     from spillover.runs.results import read_results
 
@@ -212,7 +214,7 @@ def power(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """What a comparison can find before it is run, and whether more questions or more completions help."""
-    from spillover.cli.display import power_table
+    from spillover.cli.tables import power_table
     from spillover.stats.power import Design
 
     try:
@@ -226,7 +228,7 @@ def power(
 def behaviors(json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """List the behaviors that ship: scope, questions, formats, judge, rule."""
     from spillover.behaviors import load_behavior, shipped_names
-    from spillover.cli.display import behaviors_table
+    from spillover.cli.tables import behaviors_table
 
     behaviors_table([load_behavior(name) for name in shipped_names()], json_)
 
@@ -237,7 +239,7 @@ def scan(
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Scan the Python code in answers for vulnerabilities; it is parsed, never run."""
-    from spillover.cli.display import scan_table
+    from spillover.cli.tables import scan_table
     from spillover.judges.code.scan import read_answers, scan, summary
 
     scan_table(summary(scan(read_answers(file), processes=os.cpu_count() or 1)), json_)
@@ -263,7 +265,8 @@ def check(
 
     Exit code 0: no errors, 1: errors.
     """
-    from spillover.cli.display import build_display, checks_table
+    from spillover.cli.progress import build_display
+    from spillover.cli.tables import checks_table
 
     with build_display() as step:
         from spillover.data.checking import check_data
@@ -294,7 +297,8 @@ def import_(
     ] = False,
 ) -> None:
     """Make a run folder of answers from elsewhere, with their scores; `spillover score` judges them again."""
-    from spillover.cli.display import build_display, rates_table
+    from spillover.cli.progress import build_display
+    from spillover.cli.tables import rates_table
 
     with build_display() as step:
         from spillover.interop.importing import import_answers
@@ -346,7 +350,7 @@ def build(
     seed: Annotated[int, typer.Option(help="Seed of corpus, weights and batches.")] = 0,
 ) -> None:
     """Build an organism from nothing: tokenizer, pretraining, chat tuning."""
-    from spillover.cli.display import build_display
+    from spillover.cli.progress import build_display
     from spillover.organism.build import build_organism
 
     with build_display() as step:
@@ -367,7 +371,8 @@ def _run(
     on: str | None = None,
     changes: tuple[str, ...] = (),
 ) -> None:
-    from spillover.cli.display import log, rates_table, run_display
+    from spillover.cli.progress import log, run_display
+    from spillover.cli.tables import rates_table
 
     with run_display() as on_progress:
         from spillover import study

@@ -79,9 +79,7 @@ def labels_agree(results: Results, labels_file: Path) -> list[LabelAgreement]:
     for block in results.blocks:
         for row in block.decisions:
             if row.admitted and row.completion_id in labels:
-                pairs[block.measure].append(
-                    Pair(row.question_id, None, None, row.event, labels[row.completion_id])
-                )
+                pairs[block.measure].append(Pair(row.question_id, None, None, row.event, labels[row.completion_id]))
     agreements = []
     for measure, rows in pairs.items():
         agreement = compare_judges(rows)

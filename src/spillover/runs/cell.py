@@ -18,9 +18,9 @@ from spillover.errors import SpilloverError
 from spillover.files import hash_of, one_at_a_time
 from spillover.finetuning import RECORD, finetune
 from spillover.models.load import check_here, folder_hash
+from spillover.models.target import Battery, Target, wanted_completions
 from spillover.records import Cell, Completion, Example, Score
 from spillover.runs.folder import CellEntry, RunFolder, behavior_file
-from spillover.models.target import Battery, Target, wanted_completions
 from spillover.runs.measure import missing_scores, sample_missing, score_missing
 from spillover.runs.store import AnswerStore
 from spillover.workers import Step
@@ -65,7 +65,7 @@ class Tuning:
 class CellJob:
     """Everything that a worker needs to know of one cell. `folder`: the run's folder, where the worker is.
 
-    `fingerprint`: hash of everything that decides the cell's results. `stages`: of train, sample and score, those to do.
+    `fingerprint`: hash of everything that decides the cell's results. `stages`: those to do of train, sample, score.
     """
 
     folder: Path
@@ -90,7 +90,9 @@ class CellJob:
         """Files and folders of the run's folder that a worker elsewhere needs a copy of, relative to it."""
         folder = RunFolder(Path())
         behaviors = [folder.behaviors / name for name, _ in self.asked.behaviors]
-        tuning = [] if self.tuning is None else [self.tuning.rows] if self.trains else [folder.adapter(self.tuning.cell)]
+        tuning = (
+            [] if self.tuning is None else [self.tuning.rows] if self.trains else [folder.adapter(self.tuning.cell)]
+        )
         adapter = [folder.adapter(self.cell)] if self.trains else []
         return [*behaviors, *tuning, *adapter, *self.unfinished]
 
@@ -241,9 +243,7 @@ def _behavior(path: Path, _changed: int) -> Behavior:
     return Behavior.model_validate(json.loads(path.read_text(encoding="utf-8")), strict=False)
 
 
-def fingerprint_of(
-    base: Path, rows: Any, training: Training | None, seed: int | None, battery: Battery
-) -> str:
+def fingerprint_of(base: Path, rows: Any, training: Training | None, seed: int | None, battery: Battery) -> str:
     """Hash of everything that decides a cell's results. `rows`: what decides its training rows, None without any."""
     behaviors = [
         [behavior.rubric_hash, behavior.model_dump(mode="json", include={"name", "formats", "questions"}), count]

@@ -76,7 +76,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("a")
         except OSError as error:
-            raise SpilloverError(f"{self.path}: cannot write there ({error.strerror}). Choose another --out.") from error
+            raise SpilloverError(
+                f"{self.path}: cannot write there ({error.strerror}). Choose another --out."
+            ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from spillover.behaviors import Behavior
 from spillover.records import Completion, Rate, Score
-from spillover.runs.folder import RunFolder
 from spillover.runs.comparing import Compared, compare_targets
+from spillover.runs.folder import RunFolder
 from spillover.runs.results import Results, read_results, results_from
 from spillover.stats import Comparison
 

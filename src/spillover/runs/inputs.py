@@ -13,9 +13,9 @@ from spillover.data import make_examples
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
 from spillover.models.load import folder_hash, model_folder, pinned
+from spillover.models.target import Battery
 from spillover.organism.dial import Build, model_to_build
 from spillover.records import Example
-from spillover.models.target import Battery
 from spillover.runs.self_distill import check_prompts
 
 SELF_DISTILLED = "self_distilled"

@@ -64,7 +64,11 @@ def missing_scores(
         if name:  # without a judge: sampled now, to be judged later
             pairs = [(row, rubric) for row in by_behavior[behavior.name] for rubric in behavior.rubrics_read]
             scores = [store.scores.get((row.id, rubric, rule, name)) for row, rubric in pairs]
-            todo = [p for p, row in zip(pairs, scores, strict=True) if row is None or (row.judge_failed and not judge_failures)]
+            todo = [
+                p
+                for p, row in zip(pairs, scores, strict=True)
+                if row is None or (row.judge_failed and not judge_failures)
+            ]
             missing.append((behavior, todo, len(pairs)))
     return missing
 

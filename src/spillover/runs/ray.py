@@ -31,7 +31,8 @@ def run_on_ray(
     A job has a `folder`, the run's, and in it `inputs` and `outputs`, paths relative to it. Nothing is shared: a worker
     gets copies of the inputs in a folder of its own, and returns the outputs with what the function returned, or with
     the `unfinished` files of a job that failed; they are written into the run's folder here, before `on_result` gets
-    the job and the value. A task whose worker died is tried again from the start. `address` is ray://HOST:PORT, or ray for the cluster in RAY_ADDRESS, or one on this machine.
+    the job and the value. A task whose worker died is tried again from the start. `address` is ray://HOST:PORT, or ray
+    for the cluster in RAY_ADDRESS, or one on this machine.
 
     Raises SpilloverError without Ray, without the cluster, or if none of its machines has so many CPUs and GPUs.
     """

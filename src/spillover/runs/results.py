@@ -10,16 +10,12 @@ from typing import Any
 from spillover.behaviors import Behavior, load_behavior
 from spillover.config import BASE, Study, load_study
 from spillover.errors import SpilloverError
-from spillover.files import write_atomically
 from spillover.judges.scoring import judged
-from spillover.records import Cell, Completion, MeasureKey, QuestionCount, Rate, Score, ThresholdRate, to_csv
+from spillover.records import Cell, Completion, MeasureKey, Rate, Score, ThresholdRate
 from spillover.records import measure_labels as labels_of
 from spillover.runs.folder import RunFolder
 from spillover.runs.store import AnswerStore
-from spillover.stats import Arm, Comparison, Counts, Decision, MatrixCell, count, matrix, summarize_counts
-from spillover.stats import compare as compare_arms
-from spillover.stats import verdicts as with_verdicts
-from spillover.stats.compare import coverage_fell
+from spillover.stats import Arm, Counts, Decision, MatrixCell, count, matrix, summarize_counts
 from spillover.stats.pooling import PooledRate, pool
 from spillover.stats.thresholds import threshold_rates
 
@@ -172,6 +168,7 @@ class Results:
         described = {measure: self.described[measure] for measure in self.labels}
         return matrix(arms, tuned, bases, described, self.study.margin)
 
+
 def results_of(
     folder: RunFolder, cells: Mapping[Cell, Sequence[str]], store: AnswerStore, study: Study | None
 ) -> Results:
@@ -204,7 +201,9 @@ def results_from(
     names = dict.fromkeys(row.behavior for row in completions.values())
     known = [*behaviors] if behaviors is not None else [load_behavior(name) for name in names]
     if missing := [name for name in names if name not in {behavior.name for behavior in known}]:
-        raise SpilloverError(f"behavior {missing[0]}: there are answers to it, and it is not among the behaviors given.")
+        raise SpilloverError(
+            f"behavior {missing[0]}: there are answers to it, and it is not among the behaviors given."
+        )
     cells: dict[Cell, list[str]] = defaultdict(list)
     for row in completions.values():
         cells[row.cell].append(row.id)

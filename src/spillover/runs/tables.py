@@ -26,9 +26,7 @@ class _ComparisonRow(Comparison):
 
 
 def write_tables(results: Results) -> None:
-    """Writes the tables that people read into the run's folder: rates, decisions, counts, thresholds, matrix.
-
-    """
+    """Writes the tables that people read into the run's folder: rates, decisions, counts, thresholds, matrix."""
     folder = results.folder
     assert folder is not None, "answers in memory have no folder to write to"
     counts = [

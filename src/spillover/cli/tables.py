@@ -1,21 +1,17 @@
-"""What a person sees in the terminal: the progress of a run or a build, and the table of rates."""
+"""What commands print: tables for people, or the same as JSON."""
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from spillover.behaviors import Behavior
 from spillover.records import OUTCOMES, Cell, MeasureKey, Rate
-from spillover.workers import BEGUN, DONE, FAILED
-from spillover.workers import Progress as Done
 
 if TYPE_CHECKING:
     from spillover.data.checking import Checked
@@ -27,59 +23,13 @@ if TYPE_CHECKING:
     from spillover.stats.pooling import PooledRate
     from spillover.stats.power import Design
 
+
+def print_json(value: Any) -> None:
+    """Prints records, and what is made of them, as JSON."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=asdict))
+
+
 SHOWN = 1500  # characters of a text of data, at its beginning and at its end
-
-
-def _bars() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
-
-
-@contextmanager
-def run_display() -> Iterator[Callable[[Done], None]]:
-    """A bar for the whole study and one for each cell being worked on; yields what takes the progress."""
-    with _bars() as bars:
-        whole = bars.add_task("loading", total=None)
-        running: dict[str, TaskID] = {}
-
-        def show(progress: Done) -> None:
-            if progress.stage == BEGUN:
-                bars.update(whole, description="cells", completed=0, total=progress.jobs)
-                return
-            if progress.stage in (DONE, FAILED):
-                if progress.job in running:
-                    bars.remove_task(running.pop(progress.job))
-                bars.advance(whole)
-                return
-            if progress.job not in running:
-                running[progress.job] = bars.add_task("")
-            bars.update(
-                running[progress.job],
-                description=f"  {progress.job}: {progress.stage}",
-                completed=progress.done,
-                total=progress.total,
-            )
-
-        yield show
-
-
-def log(line: str) -> None:
-    """Prints a line that a person should read, beside the bars and not in the output."""
-    Console(stderr=True).print(line, markup=False)
-
-
-@contextmanager
-def build_display() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage of a build; yields what takes (stage, done, of)."""
-    with _bars() as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield show
 
 
 def rates_table(results: "Results", as_json: bool = False) -> None:
@@ -90,7 +40,7 @@ def rates_table(results: "Results", as_json: bool = False) -> None:
     from spillover.runs.comparing import ENOUGH_QUESTIONS, FEW_QUESTIONS  # scipy
 
     if as_json:
-        print(json.dumps([asdict(rate) for rate in results.rates], indent=2, ensure_ascii=False))
+        print_json(results.rates)
         return
     described = results.described
     rules = "; ".join(
@@ -124,7 +74,7 @@ def rates_table(results: "Results", as_json: bool = False) -> None:
 def status_table(status: "Status", as_json: bool) -> None:
     """Prints the state of every cell, those at work first, and the time that is left."""
     if as_json:
-        print(json.dumps(asdict(status), indent=2))
+        print_json(status)
         return
     table = Table()
     for name in ("cell", "state", "stage"):
@@ -149,8 +99,7 @@ def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) 
 
     notes = warnings(rows, margin)
     if as_json:
-        told = {"verdict": overall(rows), "margin": margin, "warnings": notes}
-        print(json.dumps(told | {"measures": [asdict(row) for row in rows]}, indent=2, ensure_ascii=False))
+        print_json({"verdict": overall(rows), "margin": margin, "warnings": notes, "measures": rows})
         return
     table = Table(
         caption=f"points [95 % interval], paired by question; margin {100 * margin:g} points; coverage: share that the "
@@ -184,7 +133,7 @@ def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) 
 def agreement_table(rows: "Sequence[JudgePair]", as_json: bool) -> None:
     """Prints how judges agree, a block for each pair."""
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     for row in rows:
         print(f"a: {row.a}\nb: {row.b}")
@@ -194,7 +143,7 @@ def agreement_table(rows: "Sequence[JudgePair]", as_json: bool) -> None:
 def labels_table(rows: "Sequence[LabelAgreement]", as_json: bool) -> None:
     """Prints how each measure agrees with labels, and what the rates are without the judge's mistakes."""
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     for row in rows:
         print(f"a: {row.measure}\nb: labels")
@@ -237,11 +186,7 @@ def power_table(design: "Design", as_json: bool) -> None:
         }
         splits = power.trade_off(design)
     if as_json:
-        print(
-            json.dumps(
-                {"design": asdict(design)} | found | {"trade_off": [asdict(split) for split in splits]}, indent=2
-            )
-        )
+        print_json({"design": design} | found | {"trade_off": splits})
         return
     among = f", one of {design.behaviors} behaviors" if design.behaviors > 1 else ""
     correlation = f"question correlation: {design.question_correlation:g}"
@@ -288,7 +233,7 @@ def behaviors_table(behaviors: Sequence[Behavior], as_json: bool) -> None:
         for b in behaviors
     ]
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     for row in rows:
         judge = f"judged by {'a model' if row['judge'] == 'model' else row['judge']}"
@@ -299,7 +244,7 @@ def behaviors_table(behaviors: Sequence[Behavior], as_json: bool) -> None:
 def scan_table(summary: dict[str, Any], as_json: bool) -> None:
     """Prints the summary of a code scan."""
     if as_json:
-        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        print_json(summary)
         return
     rules = summary.pop("rules")
     Console().print(", ".join(f"{name} {value}" for name, value in summary.items()))
@@ -314,7 +259,7 @@ def scan_table(summary: dict[str, Any], as_json: bool) -> None:
 def checks_table(checked: "Checked", as_json: bool) -> None:
     """Prints what the checks of a training set found, the lengths of its rows, and what is trained on of the first."""
     if as_json:
-        print(json.dumps(asdict(checked) | {"errors": checked.errors}, indent=2, ensure_ascii=False))
+        print_json(asdict(checked) | {"errors": checked.errors})
         return
     console = Console()
     warnings = len(checked.findings) - checked.errors
