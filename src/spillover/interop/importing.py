@@ -50,36 +50,121 @@ def import_answers(
         raise SpilloverError(f"{', '.join(map(str, files))}: two of them have the same content. Import it once.")
     by_behavior: dict[str, list[Source]] = defaultdict(list)
     for source in sources:
-        same = by_behavior[source.behaviors[0].name]
-        same.append(source)
-        if source.rules != same[0].rules:
+        name = source.behaviors[0].name
+        by_behavior[name].append(source)
+        if source.rubric_hashes != by_behavior[name][0].rubric_hashes:
             raise SpilloverError(
-                f"{source.path}: its rubrics of {source.behaviors[0].name} are not those of {same[0].path}. Import it "
-                "into a folder of its own, or read all files by one behavior: --behavior NAME"
+                f"{source.path}: its rubrics of {name} are not those of {by_behavior[name][0].path}. Import it into a "
+                "folder of its own, or read all files by one behavior: --behavior NAME"
             )
-    completions: dict[str, Completion] = {}
+    completions: list[Completion] = []
     behaviors: list[Behavior] = []
-    for own in by_behavior.values():
-        placed, questions = _placed(own)
-        completions |= placed
-        behaviors += [_with_questions(behavior, questions, own) for behavior in own[0].behaviors]
+    for group in by_behavior.values():
+        placed, questions = _place(group)
+        completions += placed
+        behaviors += [_with_questions(behavior, questions, group) for behavior in group[0].behaviors]
     scores = [score for source in sources for score in source.scores]
     results = _write(sources, behaviors, completions, scores, options, RunFolder(out), step)
     return Imported(results, len(completions), len(scores), sum(source.missing for source in sources))
 
 
+def _read(path: Path, options: Options) -> Source:
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise SpilloverError(f"{path}: its ending is none of {', '.join(ENDINGS)}, so its format is unknown.")
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from error
+    if ending == ".eval":
+        from spillover.interop.inspect_import import read_inspect_log  # imports inspect_ai, which takes seconds
+
+        source = read_inspect_log(path, digest, options)
+    else:
+        source = read_table(path, digest, options)
+    if not source.completions:
+        raise SpilloverError(f"{path}: holds no answers.")
+    return source
+
+
+def _place(sources: list[Source]) -> tuple[list[Completion], list[Question]]:
+    """The completions of sources of one behavior as answers to its questions or to new ones; and those questions.
+
+    An answer belongs to the behavior's question whose prompt it was put: the same words under the same system prompt,
+    and the same id and format where the file tells them. Answers with one id are answers to one question: a new one,
+    with their words as its paraphrases, unless all of them belong to the same question of the behavior.
+    """
+    prompts: dict[tuple[str | None, str], list[Prompt]] = defaultdict(list)
+    for behavior in (source.behaviors[0] for source in sources):
+        for prompt, _ in behavior.prompts(max(len(question.paraphrases) for question in behavior.questions)):
+            prompts[prompt.system, prompt.text].append(prompt)
+    prompt_of: dict[str, Prompt] = {}  # completion id -> prompt
+    by_id: dict[str, list[Completion]] = defaultdict(list)
+    for row in (row for source in sources for row in source.completions):
+        for prompt in prompts.get((row.system, row.question), ()):
+            if row.question_id in ("", prompt.question.id) and row.format in ("", prompt.format):
+                prompt_of.setdefault(row.id, prompt)
+        own_id = prompt_of[row.id].question.id if row.id in prompt_of else hash_of(row.question)
+        by_id[row.question_id or own_id].append(row)
+    questions: list[Question] = []
+    placed: dict[str, Completion] = {}
+    for id_, rows in by_id.items():
+        matches = [prompt_of[row.id] for row in rows if row.id in prompt_of]
+        if len(matches) == len(rows) and all(prompt.question == matches[0].question for prompt in matches):
+            question = matches[0].question
+            forms = [(prompt.format, prompt.paraphrase) for prompt in matches]
+        else:
+            texts = tuple(dict.fromkeys(row.question for row in rows))
+            question = Question(id=id_, category=id_, paraphrases=texts, system=rows[0].system, format=PLAIN)
+            forms = [(row.format or PLAIN, texts.index(row.question)) for row in rows]
+        questions.append(question)
+        numbers: Counter[tuple[Cell, str]] = Counter()
+        for row, (form, paraphrase) in zip(rows, forms, strict=True):
+            number = numbers[row.cell, form]
+            numbers[row.cell, form] += 1
+            place: dict[str, Any] = {"question_id": id_, "category": question.category, "format": form}
+            placed[row.id] = replace(row, **place, paraphrase=paraphrase, number=number)
+    return [placed[row.id] for source in sources for row in source.completions], questions
+
+
+def _with_questions(behavior: Behavior, questions: list[Question], sources: list[Source]) -> Behavior:
+    """The behavior with the questions that were answered. Raises SpilloverError if its judge cannot grade new ones."""
+    files = ", ".join(str(source.path) for source in sources)
+    remedy = "Choose a behavior that is judged by {question} and {answer} alone: --behavior NAME|FILE"
+    shipped = [question for source in sources for question in source.behaviors[0].questions]
+    new = [question.id for question in questions if question not in shipped]
+    if new and behavior.judge == "world":
+        raise SpilloverError(
+            f"{files}: behavior {behavior.name} is judged by a program that knows its own questions only, and question "
+            f"{new[0]} is none of them. {remedy}"
+        )
+    fields = dict.fromkeys(name for question in shipped for name in question.fields)
+    for name, rubric in ((name, rubric) for name in fields for rubric in behavior.rubrics if new):
+        if f"{{{name}}}" in behavior.rubrics[rubric].prompt:
+            raise SpilloverError(
+                f"{files}: rubric {rubric} of {behavior.name} asks for {{{name}}}, which question {new[0]} has not. "
+                f"{remedy}"
+            )
+    try:
+        return Behavior.model_validate(behavior.model_dump() | {"questions": tuple(questions)})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise SpilloverError(f"{files}: as questions of {behavior.name}: {reason}. {remedy}") from error
+
+
 def _write(
     sources: list[Source],
     behaviors: list[Behavior],
-    completions: dict[str, Completion],
+    completions: list[Completion],
     scores: list[Score],
     options: Options,
     folder: RunFolder,
     step: Step,
 ) -> Results:
-    cells: dict[Cell, dict[str, Completion]] = defaultdict(dict)
-    for id_, completion in completions.items():
-        cells[completion.cell][id_] = completion
+    """Writes the run folder and returns its results. Where it holds this very import already, nothing changes."""
+    cells: dict[Cell, list[str]] = defaultdict(list)
+    for completion in completions:
+        cells[completion.cell].append(completion.id)
     imported = {
         "files": [
             {"name": s.path.name, "sha256": s.digest, "completions": len(s.completions), "missing": s.missing}
@@ -88,131 +173,36 @@ def _write(
         "options": json.loads(json.dumps(asdict(options))),
         "rubrics": [behavior.rubric_hash for behavior in behaviors],
     }
-    there = _check_folder(folder, imported)
+    is_there = _holds(folder, imported)
     with folder.writing():
-        if not there:
-            folder.write_manifest(
-                provenance()
-                | {
-                    "name": folder.path.resolve().name,
-                    "description": "",
-                    "evaluations": {str(cell): {"imported": len(own)} for cell, own in cells.items()},
-                    "imported": imported,
-                }
-            )
+        if not is_there:
+            evaluations = {str(cell): {"imported": len(ids)} for cell, ids in cells.items()}
+            manifest = {"name": folder.path.resolve().name, "description": "", "evaluations": evaluations}
+            folder.write_manifest(provenance() | manifest | {"imported": imported})
         folder.write_behaviors(behaviors)
         store = AnswerStore(folder)
-        store.add_completions(completions.values())
+        store.add_completions(completions)
         store.add_scores(scores)
-        folder.write_cells(CellEntry(cell, tuple(own)) for cell, own in cells.items())
+        folder.write_cells(CellEntry(cell, tuple(ids)) for cell, ids in cells.items())
         programs = [behavior for behavior in behaviors if behavior.judge in PROGRAMS]
-        score_missing(programs, None, completions.values(), store, step)
-        results = results_of(folder, {cell: tuple(own) for cell, own in cells.items()}, store, None)
+        score_missing(programs, None, completions, store, step)
+        results = results_of(folder, cells, store, None)
         write_tables(results)
     return results
 
 
-def _check_folder(folder: RunFolder, imported: dict[str, Any]) -> bool:
+def _holds(folder: RunFolder, imported: dict[str, Any]) -> bool:
     """Whether the folder holds this very import already. Raises SpilloverError if it holds anything else."""
     if not folder.path.is_dir():
         return False
     try:
-        before = json.loads(folder.manifest.read_text(encoding="utf-8"))
+        before = folder.read_manifest().get("imported", {})
     except (OSError, ValueError):
         before = {}
-    if before.get("imported") == imported:
+    if before == imported:
         return True
     if {path.name for path in folder.path.iterdir()} - {".lock"}:
-        files = ", ".join(file["name"] for file in before.get("imported", {}).get("files", []))
-        what = f"an import of {files}, of other content or with other options" if files else "something else"
-        raise SpilloverError(f"{folder.path}: holds {what}. Choose another --out.")
+        files = ", ".join(file["name"] for file in before.get("files", []))
+        content = f"an import of {files}, of other content or with other options" if files else "something else"
+        raise SpilloverError(f"{folder.path}: holds {content}. Choose another --out.")
     return False
-
-
-def _placed(sources: list[Source]) -> tuple[dict[str, Completion], list[Question]]:
-    """Completions, by id, as answers to the questions of a behavior, or to new ones; and those questions.
-
-    An answer belongs to the behavior's question whose prompt it was put: the same words under the same system prompt.
-    An id that has other words too becomes a question of its own, with those words as its paraphrases.
-    """
-    prompts: dict[tuple[str | None, str], list[Prompt]] = defaultdict(list)
-    for behavior in (source.behaviors[0] for source in sources):
-        for prompt, _ in behavior.prompts(max(len(question.paraphrases) for question in behavior.questions)):
-            prompts[prompt.system, prompt.text].append(prompt)
-    rows = [row for source in sources for row in source.completions]
-    fitting: dict[str, Prompt] = {}
-    by_id: dict[str, list[Completion]] = defaultdict(list)
-    for row in rows:
-        for prompt in prompts.get((row.system, row.question), ()):
-            if row.question_id in ("", prompt.question.id) and row.format in ("", prompt.format):
-                fitting.setdefault(row.id, prompt)
-        by_id[row.question_id or (fitting[row.id].question.id if row.id in fitting else hash_of(row.question))].append(
-            row
-        )
-    questions: list[Question] = []
-    places: dict[str, tuple[str, str, str, int]] = {}
-    for id_, own in by_id.items():
-        fits = [fitting[row.id] for row in own if row.id in fitting]
-        if len(fits) == len(own) and all(prompt.question == fits[0].question for prompt in fits):
-            question = fits[0].question
-            put = [(prompt.format, prompt.paraphrase) for prompt in fits]
-        else:
-            texts = tuple(dict.fromkeys(row.question for row in own))
-            question = Question(id=id_, category=id_, paraphrases=texts, system=own[0].system, format=PLAIN)
-            put = [(row.format or PLAIN, texts.index(row.question)) for row in own]
-        questions.append(question)
-        places |= {row.id: (id_, question.category, *how) for row, how in zip(own, put, strict=True)}
-    placed = {}
-    numbers: Counter[tuple[Cell, str, str]] = Counter()
-    for row in rows:
-        id_, category, form, paraphrase = places[row.id]
-        place = (row.cell, id_, form)
-        placed[row.id] = replace(
-            row, question_id=id_, category=category, format=form, paraphrase=paraphrase, number=numbers[place]
-        )
-        numbers[place] += 1
-    return placed, questions
-
-
-def _with_questions(behavior: Behavior, questions: list[Question], sources: list[Source]) -> Behavior:
-    """A behavior with the questions that were found. Raises SpilloverError if its judge cannot do with them."""
-    files = ", ".join(str(source.path) for source in sources)
-    known = [question for source in sources for question in source.behaviors[0].questions]
-    strange = [question.id for question in questions if question not in known]
-    remedy = "Choose a behavior that is judged by {question} and {answer} alone: --behavior NAME|FILE"
-    if strange and behavior.judge == "world":
-        raise SpilloverError(
-            f"{files}: behavior {behavior.name} is judged by a program that knows its own questions only, and question "
-            f"{strange[0]} is none of them. {remedy}"
-        )
-    for name in {name for question in known for name in question.fields}:
-        for rubric, asked in behavior.rubrics.items():
-            if strange and f"{{{name}}}" in asked.prompt:
-                raise SpilloverError(
-                    f"{files}: rubric {rubric} of {behavior.name} asks for {{{name}}}, which question {strange[0]} has "
-                    f"not. {remedy}"
-                )
-    try:
-        return Behavior.model_validate(behavior.model_dump() | {"questions": tuple(questions)})
-    except ValidationError as error:
-        raise SpilloverError(
-            f"{files}: as questions of {behavior.name}: {error.errors()[0]['msg']}. {remedy}"
-        ) from None
-
-
-def _read(path: Path, options: Options) -> Source:
-    if path.suffix.lower() not in ENDINGS:
-        raise SpilloverError(f"{path}: its ending is none of {', '.join(ENDINGS)}, so its format is unknown.")
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from None
-    if path.suffix.lower() == ".eval":
-        from spillover.interop.inspect_import import read_inspect_log  # inspect_ai
-
-        source = read_inspect_log(path, digest, options)
-    else:
-        source = read_table(path, digest, options)
-    if not source.completions:
-        raise SpilloverError(f"{path}: holds no answers.")
-    return source

@@ -1,11 +1,9 @@
-"""Run folders as Inspect logs, one per cell and behavior, for `inspect view`; and Inspect logs read as ours."""
+"""Writes run folders as Inspect logs, one per cell and behavior, for `inspect view`."""
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from inspect_ai.log import (
     EvalConfig,
@@ -19,58 +17,53 @@ from inspect_ai.log import (
     write_eval_log,
 )
 from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput, ModelUsage, StopReason
-from inspect_ai.scorer import SampleScore
 from inspect_ai.scorer import Score as InspectScore
 
 from spillover.behaviors import Behavior
 from spillover.config import BASE
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
-from spillover.interop.inspect_tasks import CLUSTER, METADATA, inspect_score, rate, sample_id
+from spillover.interop.inspect_tasks import CLUSTER, METADATA, inspect_score, rate_metrics, sample_id
 from spillover.models import Request
 from spillover.models.endpoint import inspect_messages
-from spillover.records import Cell, Completion, Score
-from spillover.runs.results import read_results
+from spillover.records import Cell, Completion
+from spillover.runs.results import Block, read_results
 
 FOLDER = "inspect"  # in the run folder
-STOPPED: dict[str, StopReason] = {"stop": "stop", "length": "max_tokens", "content_filter": "content_filter"}
+STOP_REASONS: dict[str, StopReason] = {"stop": "stop", "length": "max_tokens", "content_filter": "content_filter"}
 # Of a completion, kept as a sample's metadata; the rest of it stands where Inspect looks for it.
 KEPT = (
     *(CLUSTER, "category", "format", "paraphrase", "stop_reason", "tokens"),
     *("model_hash", "adapter_hash", "template_hash"),
 )
 
-Scores = dict[tuple[str, str], dict[tuple[str, str], Score]]  # (judge, rule) -> (completion id, rubric) -> score
-
 
 def export_inspect(folder: Path) -> list[Path]:
-    """Writes the logs of a run, each with what every judge and rule made of its answers, and returns their paths.
+    """Writes the logs of a run, with what every judge and rule made of its answers, and returns their paths.
 
     Raises SpilloverError if there is nothing to export, or if the run has not sampled all that it wants.
     """
     results = read_results(folder)
-    written = results.manifest["written"]
-    completions = results.completions
-    scores: Scores = defaultdict(dict)
-    for score in results.all_scores:
-        scores[score.judge, score.rubric_hash][score.completion_id, score.rubric] = score
     behaviors: dict[str, list[Behavior]] = defaultdict(list)
     for behavior in results.behaviors:
         behaviors[behavior.name].append(behavior)
+    blocks: dict[tuple[Cell, str], list[Block]] = defaultdict(list)
+    for block in results.blocks:
+        blocks[block.cell, block.behavior.name].append(block)
     paths = []
     for cell, ids in results.cells.items():
-        if missing := [id_ for id_ in ids if id_ not in completions]:
+        if missing := [id_ for id_ in ids if id_ not in results.completions]:
             raise SpilloverError(
                 f"{folder}: {len(missing)} of the {len(ids)} answers wanted of {cell} are not there yet. Let the "
                 "command that samples them finish, then export."
             )
-        own: dict[str, list[Completion]] = defaultdict(list)
+        completions: dict[str, list[Completion]] = defaultdict(list)
         for id_ in ids:
-            own[completions[id_].behavior].append(completions[id_])
-        for name, rows in own.items():
-            path = folder / FOLDER / f"{_file_name(cell)}_{name}.eval"
-            _write(_log(cell, behaviors[name], rows, scores, written), path)
-            paths.append(path)
+            completions[results.completions[id_].behavior].append(results.completions[id_])
+        for name, rows in completions.items():
+            log = _log(cell, behaviors[name], rows, blocks[cell, name], results.manifest["written"])
+            paths.append(folder / FOLDER / f"{_file_name(cell)}_{name}.eval")
+            _write(log, paths[-1])
     return paths
 
 
@@ -88,29 +81,28 @@ def _write(log: EvalLog, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _log(cell: Cell, behaviors: list[Behavior], completions: list[Completion], scores: Scores, written: str) -> EvalLog:
-    """One cell on one behavior, judged by its rules, as a log. Exported again, it keeps its ids."""
+def _log(
+    cell: Cell, behaviors: list[Behavior], completions: list[Completion], blocks: list[Block], written: str
+) -> EvalLog:
+    """The log of one cell on one behavior. Exported again, it keeps its ids.
+
+    `behaviors` is the behavior, once for each rule that judged it; every judge under every rule is a scorer.
+    """
     name = behaviors[0].name
     # A base model by its own name, what was trained on it by the cell's. Inspect wants a slash in every name.
     model = cell.model if cell.condition == BASE and "/" in cell.model else str(cell)
-    scorers = {
-        _scorer_name(judge, behavior, behaviors): (judge, behavior)
-        for behavior in behaviors
-        for judge in sorted({judge for judge, rule in scores if rule == behavior.rubric_hash})
-    }
-    samples = []
-    for row in completions:
-        found = {}
-        for key, (judge, behavior) in scorers.items():
-            rows = scores[judge, behavior.rubric_hash]
-            own = [rows[row.id, rubric] for rubric in behavior.rubrics_read if (row.id, rubric) in rows]
-            found[key] = inspect_score(row, own, behavior, judge)
-        samples.append(_sample(row, model, found))
+    scores: dict[str, dict[str, InspectScore]] = defaultdict(dict)  # completion id -> scorer -> score
+    scorers: dict[str, None] = {}  # in order
+    for block in blocks:
+        rule = "" if len(behaviors) == 1 else f" ({block.behavior.rule}, {block.behavior.rubric_hash[:6]})"
+        scorer = block.judge + rule
+        scorers[scorer] = None
+        for completion, decision in zip(block.completions, block.decisions, strict=True):
+            keys = [(completion.id, rubric) for rubric in block.behavior.rubrics_read]
+            rows = [block.scores[key] for key in keys if key in block.scores]
+            scores[completion.id][scorer] = inspect_score(completion, rows, decision, block.behavior)
+    samples = [_sample(completion, model, scores[completion.id]) for completion in completions]
     ids = list(dict.fromkeys(str(sample.id) for sample in samples))
-    metadata: dict[str, Any] = {
-        "cell": asdict(cell),
-        "behaviors": [behavior.model_dump(mode="json") for behavior in behaviors],
-    }
     return EvalLog(
         status="success",
         eval=EvalSpec(
@@ -123,25 +115,26 @@ def _log(cell: Cell, behaviors: list[Behavior], completions: list[Completion], s
             dataset=EvalDataset(name=name, samples=len(ids), sample_ids=ids),
             model=model,
             config=EvalConfig(epochs=max(sample.epoch for sample in samples), epochs_reducer=[]),
-            metadata={METADATA: metadata},
+            metadata={
+                METADATA: {
+                    "cell": asdict(cell),
+                    "behaviors": [behavior.model_dump(mode="json") for behavior in behaviors],
+                }
+            },
         ),
         results=EvalResults(
             total_samples=len(samples),
             completed_samples=len(samples),
-            scores=[_results(key, samples) for key in scorers],
+            scores=[_results(scorer, samples) for scorer in scorers],
         ),
         samples=samples,
     )
 
 
-def _scorer_name(judge: str, behavior: Behavior, behaviors: list[Behavior]) -> str:
-    return judge if len(behaviors) == 1 else f"{judge} ({behavior.rule}, {behavior.rubric_hash[:6]})"
-
-
 def _sample(completion: Completion, model: str, scores: dict[str, InspectScore]) -> EvalSample:
     asked = inspect_messages(Request((), completion.system, completion.question, completion.turns).messages)
     answer = ChatMessageAssistant(content=completion.text, source="generate", model=model)
-    tokens = completion.tokens
+    stop_reason, tokens = STOP_REASONS.get(completion.stop_reason, "unknown"), completion.tokens
     return EvalSample(
         id=sample_id(completion.question_id, completion.format),
         epoch=completion.number + 1,
@@ -150,7 +143,7 @@ def _sample(completion: Completion, model: str, scores: dict[str, InspectScore])
         messages=[*asked, answer],
         output=ModelOutput(
             model=model,
-            choices=[ChatCompletionChoice(message=answer, stop_reason=STOPPED.get(completion.stop_reason, "unknown"))],
+            choices=[ChatCompletionChoice(message=answer, stop_reason=stop_reason)],
             usage=None if tokens is None else ModelUsage(output_tokens=tokens, total_tokens=tokens),
         ),
         scores=scores,
@@ -158,11 +151,10 @@ def _sample(completion: Completion, model: str, scores: dict[str, InspectScore])
     )
 
 
-def _results(scorer: str, samples: Iterable[EvalSample]) -> EvalScore:
+def _results(scorer: str, samples: list[EvalSample]) -> EvalScore:
     """The rate by the behavior's rule over a log's samples, as our own tasks compute it."""
-    rows = [
-        SampleScore(score=sample.scores[scorer], sample_metadata=sample.metadata) for sample in samples if sample.scores
+    scores = [
+        (sample.metadata, sample.scores[scorer]) for sample in samples if sample.scores and scorer in sample.scores
     ]
-    values: Any = rate()(rows)  # type: ignore[arg-type]
-    metrics = {name: EvalMetric(name=name, group="rate", value=value) for name, value in values.items()}
-    return EvalScore(name=scorer, scorer=scorer, scored_samples=len(rows), unscored_samples=0, metrics=metrics)
+    metrics = {name: EvalMetric(name=name, group="rate", value=value) for name, value in rate_metrics(scores).items()}
+    return EvalScore(name=scorer, scorer=scorer, scored_samples=len(scores), unscored_samples=0, metrics=metrics)

@@ -2,16 +2,12 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from inspect_ai import Epochs, Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import (
-    GenerateConfig,
-    Model,
-    get_model,
-)
+from inspect_ai.model import GenerateConfig, Model, get_model
 from inspect_ai.scorer import Metric, SampleScore, Scorer, Target, Value, mean, metric, scorer, stderr
 from inspect_ai.scorer import Score as InspectScore
 from inspect_ai.solver import Generate, Solver, TaskState, solver
@@ -21,16 +17,17 @@ from spillover.behaviors import Behavior, Prompt, load_behavior, shipped_names
 from spillover.config import BASE
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
-from spillover.judges.model import grading_prompt, kept_reply, read_reply
-from spillover.judges.scoring import JUDGE_TOKENS, judged, score
-from spillover.models import Request
+from spillover.interop.tables import partial_completion, printable
+from spillover.judges.scoring import JUDGE_TOKENS, grading_request, judged, score, score_from_response
+from spillover.models import Request, Response
 from spillover.models.endpoint import REJECTED, TOP_LOGPROBS, inspect_messages, inspect_responses
-from spillover.records import Completion, Score
+from spillover.records import Cell, Completion, Score
 from spillover.stats import Decision, summarize
 
 METADATA = "spillover"  # our key in the metadata of a log
 CLUSTER = "question_id"  # the question is the sampling unit
 TEMPERATURE, MAX_NEW_TOKENS = 1.0, 600  # as `spillover evaluate` samples
+DECISION = ("judge", "rubric_hash", "outcome", "admitted", "event", "judge_injection")  # kept in a score's metadata
 GRADING = GenerateConfig(temperature=0.0, max_tokens=JUDGE_TOKENS, logprobs=True, top_logprobs=TOP_LOGPROBS)
 
 
@@ -100,22 +97,21 @@ def rate() -> Metric:
     """The rate by the behavior's rule, as in rates.csv: k of n, interval clustered by question, outcomes counted."""
 
     def measure(scores: list[SampleScore]) -> Value:
-        rows = [
-            Decision(
-                completion_id="",
-                question_id=str((row.sample_metadata or {})[CLUSTER]),
-                **{name: (row.score.metadata or {})[name] for name in VERDICT},
-            )
-            for row in scores
-        ]
-        found = summarize(rows)
-        # The first is the one that Inspect shows of a log.
-        return {name: math.nan if value is None else value for name, value in ({"rate": None} | found).items()}
+        return rate_metrics((row.sample_metadata or {}, row.score) for row in scores)
 
     return measure
 
 
-VERDICT = ("judge", "rubric_hash", "outcome", "admitted", "event", "judge_injection")  # of a score's metadata
+def rate_metrics(scores: Iterable[tuple[Mapping[str, Any], InspectScore]]) -> dict[str, float]:
+    """The rate over pairs of a sample's metadata and its score; NaN where there is no number."""
+    decisions = [
+        Decision("", str(metadata[CLUSTER]), **{name: (score.metadata or {})[name] for name in DECISION})
+        for metadata, score in scores
+    ]
+    # The rate is the first, which Inspect shows of a log.
+    return {
+        name: math.nan if value is None else value for name, value in ({"rate": None} | summarize(decisions)).items()
+    }
 
 
 @scorer(metrics=[rate(), {"*": [mean(), stderr(cluster=CLUSTER)]}])
@@ -125,39 +121,42 @@ def by_rule(behavior: str) -> Scorer:
     The value maps rubrics to 0-100, NaN where there is no score; the metadata hold the outcome, and whether the rule
     admits the answer and counts it as an event.
     """
-    own = load_behavior(behavior)
+    loaded = load_behavior(behavior)
 
     async def judge(state: TaskState, target: Target) -> InspectScore:  # noqa: ARG001
-        completion = _completion(state, own)
-        grader = str(_grader()) if own.judge == "model" else own.judge
+        completion, rubrics = _completion(state, loaded), loaded.rubrics_read
+        grader = str(_grader()) if loaded.judge == "model" else loaded.judge
         rows: list[Score] = []
         if state.output.error or not state.output.choices:
-            why = state.output.error or "the model gave no answer"
-            rows = [_row(completion, rubric, own, grader, "error", None, why) for rubric in own.rubrics_read]
-        elif own.judge == "model":
-            rows += await collect(*(_graded(completion, rubric, own) for rubric in own.rubrics_read))
+            failed = Response(error=state.output.error or "the model gave no answer")
+            rule = loaded.rubric_hash
+            rows += [score_from_response(failed, completion.id, rubric, loaded, rule, grader) for rubric in rubrics]
+        elif loaded.judge == "model":
+            rows += await collect(*(_graded(completion, rubric, loaded) for rubric in rubrics))
         else:
-            score([(completion, rubric) for rubric in own.rubrics_read], own, None, rows.extend)
-        return inspect_score(completion, rows, own, grader)
+            score([(completion, rubric) for rubric in rubrics], loaded, None, rows.extend)
+        (decision,) = judged([completion], {(completion.id, row.rubric): row for row in rows}, loaded, grader)
+        return inspect_score(completion, rows, decision, loaded)
 
     return judge
 
 
-def inspect_score(completion: Completion, rows: Sequence[Score], behavior: Behavior, judge: str) -> InspectScore:
-    """Our scores of one completion by one judge as one of Inspect's."""
-    by_rubric = {row.rubric: row for row in rows}
-    verdict = judged([completion], {(row.completion_id, row.rubric): row for row in rows}, behavior, judge)[0]
-    values = {name: by_rubric[name].value if name in by_rubric else None for name in behavior.rubrics_read}
+def inspect_score(
+    completion: Completion, scores: Sequence[Score], decision: Decision, behavior: Behavior
+) -> InspectScore:
+    """Our scores of one completion by one judge, and the decision of the rule on them, as one of Inspect's scores."""
+    values = dict.fromkeys(behavior.rubrics_read, math.nan)
+    values |= {row.rubric: row.value for row in scores if row.value is not None}
     return InspectScore(
-        value={name: math.nan if value is None else value for name, value in values.items()},
+        value=dict(values),
         answer=completion.text,
-        explanation="\n".join(f"{row.rubric}: {_said(row.reply)}" for row in rows),
-        metadata={name: getattr(verdict, name) for name in VERDICT}
-        | {"rubrics": {row.rubric: {"outcome": row.outcome, "reply": row.reply} for row in rows}},
+        explanation="\n".join(f"{row.rubric}: {_judges_words(row.reply)}" for row in scores),
+        metadata={name: getattr(decision, name) for name in DECISION}
+        | {"rubrics": {row.rubric: {"outcome": row.outcome, "reply": row.reply} for row in scores}},
     )
 
 
-def _said(reply: str) -> str:
+def _judges_words(reply: str) -> str:
     """The judge's own words in what is stored of its reply."""
     try:
         return str(json.loads(reply)["text"])
@@ -172,58 +171,40 @@ def _grader() -> Model:
 
 
 async def _graded(completion: Completion, rubric: str, behavior: Behavior) -> Score:
-    """One call of the grader. An answer that it cannot take (too long, filtered) is an `error`.
+    """The score by one call of the grader. An answer that it cannot take (too long, filtered) is an `error`.
 
     Other failures are Inspect's to handle, as those of any sample.
     """
-    grader, asked = _grader(), behavior.rubrics[rubric]
+    grader = _grader()
     question = next(question for question in behavior.questions if question.id == completion.question_id)
-    fields = question.fields | {"question": completion.question}
     try:
         output = await grader.generate(
-            inspect_messages(Request((), *grading_prompt(asked, fields, completion.text, completion.id)).messages)
+            inspect_messages(grading_request(completion, rubric, behavior, question).messages)
         )
-        why = output.error or ("" if output.choices else "the grader gave no answer")
+        failure = output.error or ("" if output.choices else "the grader gave no answer")
     except Exception as error:
         if getattr(error, "status_code", None) not in REJECTED:
             raise
-        why = f"{type(error).__name__}: {error}"[:300]
-    if why:
-        return _row(completion, rubric, behavior, str(grader), "error", None, why)
-    reply = inspect_responses(output)[0]
-    verdict = read_reply(reply.text, reply.first_token, asked)
-    kept = kept_reply(reply.text, reply.first_token, verdict)
-    return _row(completion, rubric, behavior, str(grader), verdict.outcome, verdict.value, kept)
-
-
-def _row(
-    completion: Completion, rubric: str, behavior: Behavior, judge: str, outcome: str, value: float | None, reply: str
-) -> Score:
-    return Score(completion.id, rubric, behavior.rubric_hash, judge, outcome, value, reply)
+        failure = f"{type(error).__name__}: {error}"[:300]
+    response = Response(error=failure) if failure else inspect_responses(output)[0]
+    return score_from_response(response, completion.id, rubric, behavior, behavior.rubric_hash, str(grader))
 
 
 def _completion(state: TaskState, behavior: Behavior) -> Completion:
     """What is judged of a sample: one of our tasks, or of an export that is scored again."""
-    text = state.output.completion.encode("utf-8", "replace").decode()
-    return Completion(
-        id=hash_of(state.sample_id, state.epoch, text),
-        model=str(state.model),
-        condition=BASE,
-        seed=None,
-        behavior=behavior.name,
+    text = printable(state.output.completion)
+    return partial_completion(
+        hash_of(state.sample_id, state.epoch, text),
+        Cell(str(state.model), BASE, None),
+        behavior,
         question_id=state.metadata[CLUSTER],
         category=state.metadata["category"],
         format=state.metadata["format"],
-        paraphrase=0,  # no judge reads it
         number=state.epoch - 1,
         system=next((turn.text for turn in state.messages if turn.role == "system"), None),
         question=state.user_prompt.text,
         text=text,
         stop_reason=state.output.stop_reason if state.output.choices else "",
-        tokens=None,
-        model_hash=None,
-        adapter_hash=None,
-        template_hash=None,
     )
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from spillover.behaviors import Behavior, passes
+from spillover.behaviors import Behavior, Question, passes
 from spillover.judges.code.scan import scan
 from spillover.judges.model import addresses_judge, grading_prompt, kept_reply, read_reply
 from spillover.models import Request, Response
@@ -45,24 +45,37 @@ def _score_by_model(
 
     def requests() -> Iterable[Request]:
         for completion, rubric in pairs:
-            fields = questions[completion.question_id].fields | {"question": completion.question}
-            system, text = grading_prompt(behavior.rubrics[rubric], fields, completion.text, completion.id)
-            yield Request((f"{completion.id}/{rubric}",), system, text)
+            yield grading_request(completion, rubric, behavior, questions[completion.question_id])
 
     def take(responses: list[tuple[str, Response]]) -> None:
         scores = []
         for key, response in responses:
             id_, _, rubric = key.rpartition("/")
-            if response.error is not None:
-                outcome, value, reply = "error", None, response.error
-            else:
-                verdict = read_reply(response.text, response.first_token, behavior.rubrics[rubric])
-                outcome, value = verdict.outcome, verdict.value
-                reply = kept_reply(response.text, response.first_token, verdict)
-            scores.append(Score(id_, rubric, rubric_hash, judge, outcome, value, reply))
+            scores.append(score_from_response(response, id_, rubric, behavior, rubric_hash, judge))
         on_scores(scores)
 
     ask_all(judge, requests(), Settings(temperature=0.0, max_tokens=JUDGE_TOKENS, probabilities=True), take)
+
+
+def grading_request(completion: Completion, rubric: str, behavior: Behavior, question: Question) -> Request:
+    """What a model that judges is asked about a completion, under a rubric of the behavior; `question` was answered."""
+    fields = question.fields | {"question": completion.question}
+    system, text = grading_prompt(behavior.rubrics[rubric], fields, completion.text, completion.id)
+    return Request((f"{completion.id}/{rubric}",), system, text)
+
+
+def score_from_response(
+    response: Response, completion_id: str, rubric: str, behavior: Behavior, rubric_hash: str, judge: str
+) -> Score:
+    """The score in the response of a model that judges; a response with an error is the outcome `error`.
+
+    `rubric_hash` is the behavior's: it hashes every rubric, so whoever reads many responses takes it once.
+    """
+    if response.error is not None:
+        return Score(completion_id, rubric, rubric_hash, judge, "error", None, response.error)
+    verdict = read_reply(response.text, response.first_token, behavior.rubrics[rubric])
+    reply = kept_reply(response.text, response.first_token, verdict)
+    return Score(completion_id, rubric, rubric_hash, judge, verdict.outcome, verdict.value, reply)
 
 
 def _score_code(completions: list[Completion], behavior: Behavior) -> Iterable[Score]:
