@@ -430,6 +430,7 @@ def test_a_log_of_a_conversation_is_refused(log, tmp_path):
         import_answers([edited(log, tmp_path, render)], tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_inspect_command_measures_what_evaluate_measures(tmp_path, own, monkeypatch):
     """The same model and judge behind a real server: by `inspect eval` and import, and by `spillover evaluate`."""
     talker, keywords = "openai-api/test/talker", "openai-api/test/judge"
@@ -456,7 +457,7 @@ def test_the_inspect_command_measures_what_evaluate_measures(tmp_path, own, monk
 
 
 @pytest.fixture(scope="module")
-def organism(tmp_path_factory):
+def organism(tmp_path_factory, one_thread):
     """A run of the organism on two behaviors that programs judge."""
     folder = tmp_path_factory.mktemp("organism") / "run"
     sampling = Sampling(max_new_tokens=60)
@@ -464,6 +465,13 @@ def organism(tmp_path_factory):
         "organism/consistent", ["world_chat", "world_facts"], folder, completions_per_question=2, sampling=sampling
     )
     return RunFolder(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(organism):
+    """The organism's logs by their behavior."""
+    paths = export_inspect(organism.path)
+    return {name: next(path for path in paths if name in path.name) for name in ("world_chat", "world_facts")}
 
 
 def round_trip(run_dir, folder):
@@ -491,8 +499,8 @@ def test_export_and_import_give_the_same_run(organism, tmp_path):
     assert {b.rubric_hash for b in again.read_behaviors()} == {b.rubric_hash for b in organism.read_behaviors()}
 
 
-def test_an_exported_log_reads_like_any_other(organism):
-    path = next(path for path in export_inspect(organism.path) if "world_chat" in path.name)
+def test_an_exported_log_reads_like_any_other(organism, exported):
+    path = exported["world_chat"]
     log = read_eval_log(str(path))
     (rates,) = [row for row in read(organism)[2] if row.behavior == "world_chat"]
     assert (log.status, log.eval.task, log.eval.model) == ("success", "spillover/world_chat", "organism/consistent")
@@ -515,8 +523,8 @@ def test_an_exported_log_reads_like_any_other(organism):
     assert not [path for path in path.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_an_exported_log_can_be_scored_again(organism):
-    path = next(path for path in export_inspect(organism.path) if "world_chat" in path.name)
+def test_an_exported_log_can_be_scored_again(exported):
+    path = exported["world_chat"]
     before = read_eval_log(str(path))
     after = score_log(before, by_rule("world_chat"), action="append", display="none", model="none/none")
     for sample in after.samples:
@@ -526,11 +534,11 @@ def test_an_exported_log_can_be_scored_again(organism):
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword")
-def test_an_exported_log_is_a_data_frame(organism):
+def test_an_exported_log_is_a_data_frame(organism, exported):
     pytest.importorskip("pyarrow")
     from inspect_ai.analysis import SampleColumn, samples_df
 
-    path = next(path for path in export_inspect(organism.path) if "world_chat" in path.name)
+    path = exported["world_chat"]
     columns = [
         SampleColumn("alignment", path="scores.world.value.alignment"),
         SampleColumn("outcome", path="scores.world.metadata.outcome"),
@@ -564,10 +572,13 @@ def test_an_export_has_every_judge_and_rule(log, tmp_path):
     assert len({score.name for score in exported.results.scores}) == 3
 
 
-def test_exporting_again_writes_the_same_logs(organism):
-    first = [(path, read_eval_log(str(path), header_only=True).eval.eval_id) for path in export_inspect(organism.path)]
-    again = [(path, read_eval_log(str(path), header_only=True).eval.eval_id) for path in export_inspect(organism.path)]
-    assert first == again
+def test_exporting_again_writes_the_same_logs(organism, exported):
+    def ids():
+        return {path: read_eval_log(str(path), header_only=True).eval.eval_id for path in exported.values()}
+
+    first = ids()
+    assert set(export_inspect(organism.path)) == set(first)
+    assert ids() == first
 
 
 def test_nothing_to_export_and_a_run_that_is_not_done_are_refused(log, tmp_path):
