@@ -114,8 +114,9 @@ def _place(sources: list[Source]) -> tuple[list[Completion], list[Question]]:
             question = matches[0].question
             forms = [(prompt.format, prompt.paraphrase) for prompt in matches]
         else:
-            texts = tuple(dict.fromkeys(row.question for row in rows))
-            question = Question(id=id_, category=id_, paraphrases=texts, system=rows[0].system, format=PLAIN)
+            wordings = {row.question: row.turns or row.question for row in rows}
+            paraphrases, texts = tuple(wordings.values()), [*wordings]
+            question = Question(id=id_, category=id_, paraphrases=paraphrases, system=rows[0].system, format=PLAIN)
             forms = [(row.format or PLAIN, texts.index(row.question)) for row in rows]
         questions.append(question)
         numbers: Counter[tuple[Cell, str]] = Counter()
@@ -186,7 +187,7 @@ def _write(
         folder.write_cells(CellEntry(cell, tuple(ids)) for cell, ids in cells.items())
         programs = [behavior for behavior in behaviors if behavior.judge in PROGRAMS]
         score_missing(programs, None, completions, store, step)
-        results = results_of(folder, cells, store, None)
+        results = results_of(folder, dict(cells), store, None)
         write_tables(results)
     return results
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log
+from inspect_ai.model import ChatMessageUser
 from pydantic import ValidationError
 
 from spillover.behaviors import Behavior, load_behavior
@@ -12,7 +13,7 @@ from spillover.config import BASE
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
 from spillover.interop.inspect_logs import KEPT
-from spillover.interop.inspect_tasks import CLUSTER, METADATA
+from spillover.interop.inspect_tasks import CLUSTER, METADATA, TURNS, question_fields
 from spillover.interop.tables import (
     DEFAULT_BEHAVIOR,
     Options,
@@ -110,18 +111,20 @@ def _samples(log: EvalLog, path: Path, allow_missing: bool) -> tuple[list[EvalSa
 
 def _question_and_answer(sample: EvalSample, place: str) -> dict[str, Any]:
     """The fields of a completion that stand in the samples of any log."""
-    turns = sample.messages or ([] if isinstance(sample.input, str) else sample.input)
-    questions = [turn.text for turn in turns if turn.role == "user"] if turns else [str(sample.input)]
-    if len(questions) != 1 or sum(turn.role in ("assistant", "tool") for turn in turns) > 1:
+    messages = sample.messages or (
+        [ChatMessageUser(content=sample.input)] if isinstance(sample.input, str) else sample.input
+    )
+    roles = [message.role for message in messages if message.role != "system"]
+    allowed = [[turn["role"] for turn in turns] for turns in sample.metadata.get(TURNS, []) if turns] + [["user"]]
+    if not any(roles in (asked, [*asked, "assistant"]) for asked in allowed):
         raise SpilloverError(
-            f"{place}: has {len(questions)} turns of the user and {len(turns)} in all. Only logs of one question and "
-            "one answer are read."
+            f"{place}: has {roles.count('user')} turns of the user and {len(messages)} in all. Only logs of one "
+            "question and one answer are read."
         )
     stop_reason = sample.output.stop_reason if sample.output.choices else ""
     return {
         CLUSTER: str(sample.id),
-        "question": questions[0],
-        "system": next((turn.text for turn in turns if turn.role == "system"), None),
+        **question_fields(messages),
         "text": sample.output.completion,
         "stop_reason": "length" if stop_reason == "max_tokens" else stop_reason,
         "tokens": sample.output.usage.output_tokens if sample.output.usage else None,

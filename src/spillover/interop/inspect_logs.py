@@ -23,7 +23,7 @@ from spillover.behaviors import Behavior
 from spillover.config import BASE
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
-from spillover.interop.inspect_tasks import CLUSTER, METADATA, inspect_score, rate_metrics, sample_id
+from spillover.interop.inspect_tasks import CLUSTER, METADATA, TURNS, inspect_score, rate_metrics, sample_id
 from spillover.models import Request
 from spillover.models.endpoint import inspect_messages
 from spillover.records import Cell, Completion
@@ -147,7 +147,7 @@ def _sample(completion: Completion, model: str, scores: dict[str, InspectScore])
             usage=None if tokens is None else ModelUsage(output_tokens=tokens, total_tokens=tokens),
         ),
         scores=scores,
-        metadata={name: getattr(completion, name) for name in KEPT},
+        metadata={name: getattr(completion, name) for name in KEPT} | {TURNS: [completion.turns]},
     )
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from inspect_ai import Epochs, Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import GenerateConfig, Model, get_model
+from inspect_ai.model import ChatMessage, GenerateConfig, Model, get_model
 from inspect_ai.scorer import Metric, SampleScore, Scorer, Target, Value, mean, metric, scorer, stderr
 from inspect_ai.scorer import Score as InspectScore
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.util import collect
 
-from spillover.behaviors import Behavior, Prompt, load_behavior, shipped_names
+from spillover.behaviors import Behavior, Prompt, load_behavior, render_turns, shipped_names
 from spillover.config import BASE
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
@@ -26,6 +26,7 @@ from spillover.stats import Decision, summarize
 
 METADATA = "spillover"  # our key in the metadata of a log
 CLUSTER = "question_id"  # the question is the sampling unit
+TURNS = "turns"  # in the metadata of a sample: for each wording, its turns if it has several
 TEMPERATURE, MAX_NEW_TOKENS = 1.0, 600  # as `spillover evaluate` samples
 DECISION = ("judge", "rubric_hash", "outcome", "admitted", "event", "judge_injection")  # kept in a score's metadata
 GRADING = GenerateConfig(temperature=0.0, max_tokens=JUDGE_TOKENS, logprobs=True, top_logprobs=TOP_LOGPROBS)
@@ -69,6 +70,7 @@ def _samples(behavior: Behavior, formats: tuple[str, ...]) -> list[Sample]:
                 "category": prompts[0].question.category,
                 "format": form,
                 "wordings": [prompt.text for prompt in prompts],
+                TURNS: [prompt.turns for prompt in prompts],
             },
         )
         for (id_, form), prompts in puts.items()
@@ -85,11 +87,25 @@ def put_question() -> Solver:
     """Puts the question and takes one answer; the wordings of a question take turns over the epochs."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        wordings = state.metadata["wordings"]
-        state.user_prompt.text = wordings[(state.epoch - 1) % len(wordings)]
+        wordings, turns = state.metadata["wordings"], state.metadata[TURNS]
+        index = (state.epoch - 1) % len(wordings)
+        request = Request((), question_fields(state.messages)["system"], wordings[index], turns[index])
+        state.messages = inspect_messages(request.messages)
         return await generate(state)
 
     return solve
+
+
+def question_fields(messages: Sequence[ChatMessage]) -> dict[str, Any]:
+    """What was asked in a conversation, up to the user's last turn: `system`, `question`, `turns` of a completion."""
+    last = max((place for place, turn in enumerate(messages) if turn.role == "user"), default=-1)
+    turns = tuple({"role": turn.role, "content": turn.text} for turn in messages[: last + 1] if turn.role != "system")
+    several = len(turns) > 1
+    return {
+        "system": next((turn.text for turn in messages if turn.role == "system"), None),
+        "question": render_turns(turns) if several else "".join(turn["content"] for turn in turns),
+        "turns": turns if several else None,
+    }
 
 
 @metric(scores="unreduced")
@@ -201,10 +217,9 @@ def _completion(state: TaskState, behavior: Behavior) -> Completion:
         category=state.metadata["category"],
         format=state.metadata["format"],
         number=state.epoch - 1,
-        system=next((turn.text for turn in state.messages if turn.role == "system"), None),
-        question=state.user_prompt.text,
         text=text,
         stop_reason=state.output.stop_reason if state.output.choices else "",
+        **question_fields(state.messages),
     )
 
 
