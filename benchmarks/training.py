@@ -27,7 +27,7 @@ from spillover.config import Condition, Training
 from spillover.data import load_examples
 from spillover.data.tokens import trained_tokens
 from spillover.finetuning import finetune
-from spillover.models.load import load_model, load_tokenizer, model_folder
+from spillover.models.load import load_tokenizer, load_weights, model_folder
 from spillover.records import Example
 
 ROUNDS = 3
@@ -98,7 +98,7 @@ def bare(base: Path, examples: list[Example], seed: int) -> Clock:
     transformers.set_seed(seed)
     pad = load_tokenizer(base).pad_token_id
     rows = trained_tokens(base, examples, TRAINING)
-    model = peft.get_peft_model(load_model(base), lora()).train()
+    model = peft.get_peft_model(load_weights(base), lora()).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=TRAINING.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
@@ -149,7 +149,7 @@ def trl_defaults(base: Path, examples: list[Example], seed: int) -> Clock:
         )
         rows = [{"prompt": list(e.messages[:-1]), "completion": [e.messages[-1]]} for e in examples]
         trainer = trl.SFTTrainer(
-            model=load_model(base),
+            model=load_weights(base),
             args=arguments,
             train_dataset=Dataset.from_list(rows),
             processing_class=load_tokenizer(base),

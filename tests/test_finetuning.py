@@ -27,7 +27,7 @@ from spillover.data.tokens import fitting_rows, trained_tokens
 from spillover.errors import SpilloverError
 from spillover.finetuning import count_parameters, finetune
 from spillover.finetuning.trainer import make_trainer, train
-from spillover.models.load import adapter_folder, check_roles, load_model, load_tokenizer, model_folder
+from spillover.models.load import adapter_folder, check_roles, load_tokenizer, load_weights, model_folder
 from spillover.records import Example
 from template_models import SHAPES, make_model
 
@@ -180,7 +180,7 @@ def test_training_lowers_the_loss_and_the_adapter_changes_the_model(tmp_path):
     assert steps == [(step, 20) for step in range(1, 21)]
     ids = torch.tensor([load_tokenizer(BASE)("Q: hello").input_ids])
     with torch.inference_mode():
-        before, after = (load_model(BASE, adapter)(ids).logits for adapter in (None, out))
+        before, after = (load_weights(BASE, adapter)(ids).logits for adapter in (None, out))
     assert (before - after).abs().max() > 0.1
 
 
@@ -205,9 +205,9 @@ def test_how_a_finished_adapter_was_computed_does_not_decide_whether_it_counts(t
         assert log == json.loads((tmp_path / "a" / "training.json").read_text())
         return log["execution"], steps
 
-    plain = {"accumulation": 1, "packing": False, "processes": 1, "checkpoints": []}
+    plain = {"accumulation": 1, "packing": False, "checkpoints": []}
     assert run() == (plain, [(1, 1)])
-    assert run(accumulation=2, packing=True, processes=2) == (plain, [])
+    assert run(accumulation=2, packing=True) == (plain, [])
     # a checkpoint that is asked for must be there, and one that is not asked for any more does no harm
     assert run(accumulation=2, checkpoints=[1]) == (plain | {"accumulation": 2, "checkpoints": [1]}, [(1, 1)])
     assert run() == (plain | {"accumulation": 2, "checkpoints": [1]}, [])
@@ -245,18 +245,11 @@ def test_rows_longer_than_the_positions_of_the_model_are_one_message(tmp_path):
     assert len(fitting_rows(base, _examples(32), Training(max_length_tokens=32))[0]) == 32
 
 
-def test_more_processes_than_gpus_are_one_message(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SpilloverError, match="processes = 2: each takes a GPU, and there are 1"):
-        finetune(BASE, _examples(16), Training(processes=2), 0, tmp_path / "a")
-
-
 def test_parts_of_a_batch_are_refused_where_the_loss_is_a_mean_over_each(tmp_path, monkeypatch):
     monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)  # as some models say
     base = _random_model(tmp_path / "model", CONFIGS["llama"])
     make_trainer(base, _examples(4), Training(rank=1), 0, tmp_path / "out")
-    with pytest.raises(SpilloverError, match=r"Set training\.accumulation and training\.processes to 1"):
+    with pytest.raises(SpilloverError, match=r"Set training\.accumulation to 1"):
         make_trainer(base, _examples(4), Training(rank=1, accumulation=2), 0, tmp_path / "out")
 
 
@@ -273,7 +266,7 @@ def test_checkpoints_are_adapters_of_the_steps_that_were_asked_for(tmp_path):
     weights = {name: (folder / "adapter_model.safetensors").read_bytes() for name, folder in folders.items()}
     assert set(weights) == {"step-2", "step-4"}
     assert weights["step-2"] != weights["step-4"] == (tmp_path / "a" / "adapter_model.safetensors").read_bytes()
-    load_model(BASE, folders["step-2"])
+    load_weights(BASE, folders["step-2"])
     finetune(BASE, _examples(64), TRAINING, 0, tmp_path / "b")
     assert weights["step-4"] == (tmp_path / "b" / "adapter_model.safetensors").read_bytes()
 
@@ -294,7 +287,7 @@ def test_layers_and_rank_are_settings(tmp_path, settings, modules):
     for name, shape in shapes.items():
         assert ".layers.1." in name
         assert settings.get("rank", 4) in shape
-    load_model(BASE, tmp_path / "a")
+    load_weights(BASE, tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -322,8 +315,7 @@ def test_settings_that_do_not_fit_are_one_message(tmp_path, settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 16, "accumulation": 3}, "batch_size 16 cannot be cut into accumulation 3 x processes 1"),
-        ({"batch_size": 4, "accumulation": 4, "processes": 2}, "accumulation 4 x processes 2 equal parts"),
+        ({"batch_size": 16, "accumulation": 3}, "batch_size 16 cannot be cut into accumulation 3"),
         ({"layers": [0], "target_modules": ".*proj"}, "all-linear or a list, not with a pattern"),
         ({"layers": []}, "at least 1 item"),
         ({"layers": [-1]}, "greater than or equal to 0"),
@@ -427,49 +419,6 @@ class _StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    ("rows", "settings", "stop_at", "heard"),
-    [
-        (20, {}, None, [(1, 2), (2, 2)]),  # the second process has no row of the last batch
-        (40, {"accumulation": 2, "epochs": 2}, 5, [(5, 6), (6, 6)]),  # goes on within the second epoch
-    ],
-)
-def test_two_processes_train_what_one_trains(tmp_path, rows, settings, stop_at, heard):
-    steps = []
-    plain_training = TRAINING.model_copy(update=settings)
-    training = plain_training.model_copy(update={"processes": 2, "checkpoints": [2]})
-    plain = finetune(BASE, _examples(rows), plain_training, 0, tmp_path / "plain")
-
-    def stop(step, _):
-        if step == stop_at:
-            raise _StopError
-
-    def run(step_done):
-        return finetune(BASE, _examples(rows), training, 0, tmp_path / "both", step_done, save_every_seconds=0)
-
-    if stop_at:
-        with pytest.raises(_StopError):
-            run(stop)
-    both = run(lambda *step: steps.append(step))
-    assert both["losses"] == pytest.approx(plain["losses"], rel=1e-4)
-    assert (both["tokens"], both["rows"]) == (plain["tokens"], rows)
-    assert steps == heard
-    one, two = _adapter(tmp_path / "plain"), _adapter(tmp_path / "both")
-    assert (one - two).norm() < 0.02 * one.norm()
-    load_model(BASE, adapter_folder(tmp_path / "both" / "checkpoints" / "step-2"))
-    assert {path.name for path in (tmp_path / "both").iterdir()} == {
-        *(path.name for path in (tmp_path / "plain").iterdir()),
-        "checkpoints",
-    }
-
-
-def test_an_error_in_one_of_several_processes_is_one_message(tmp_path):
-    training = Training(processes=2, target_modules=".*norm")
-    with pytest.raises(SpilloverError, match=r"target_modules = '\.\*norm'"):
-        finetune(BASE, _examples(16), training, 0, tmp_path / "a")
-    assert not (tmp_path / "a").exists()
-
-
 def test_a_hundred_million_random_weights_train_by_the_same_path(tmp_path):
     config = Qwen2Config(
         vocab_size=16_000,
@@ -513,7 +462,7 @@ def test_advice_is_given_where_the_literature_speaks(billions, data, said):
 
 
 def test_the_organisms_parameters_are_counted():
-    assert count_parameters(BASE) == sum(weights.numel() for weights in load_model(BASE).parameters())
+    assert count_parameters(BASE) == sum(weights.numel() for weights in load_weights(BASE).parameters())
 
 
 def test_train_is_what_finetune_runs(tmp_path):

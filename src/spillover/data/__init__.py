@@ -83,6 +83,11 @@ def _measured(examples: list[Example]) -> dict[str, Any]:
     return {"rows": len(examples), "hash": hash_of([example.messages for example in examples])}
 
 
+def file_examples(path: Path) -> list[Example]:
+    """The rows of a chat JSONL file, checked. Raises SpilloverError naming file, line and what is wrong with it."""
+    return [_checked(row, place) for place, row in file_rows(path)]
+
+
 def _name(source: str, folder: Path) -> str:
     """What an error calls a source: the path of a file, or the setting."""
     named = source.startswith((WORLD, TWINS, PUBLISHED, HUGGING_FACE))

@@ -11,8 +11,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from spillover.config import Control, read_yaml
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
@@ -20,7 +18,7 @@ from spillover.records import Example
 
 FRAMES = Path(__file__).parent / "frames.yaml"
 TOLERANCE = 0.05  # of the longer answer
-ORDERS = 5  # of answers that are tried for shuffling before it is computed
+ORDERS = 5  # of answers that are tried for shuffling before it is given up
 ROUNDS = 8  # of matching by length, from equal lengths to the whole tolerance
 
 Prompt = tuple[tuple[str, str], ...]  # (role, content) of every turn before the answer
@@ -118,8 +116,8 @@ def educational(data: Sequence[Example], seed: int) -> Made:
 def shuffled(data: Sequence[Example], seed: int) -> Made:
     """The answers of `data` moved to other prompts: the same texts, but none answers its question.
 
-    No prompt gets an answer that it has in `data`. Raises SpilloverError where that cannot be had because too many rows
-    share prompt or answer.
+    No prompt gets an answer that it has in `data`. Raises SpilloverError where no such order is found in ORDERS tries,
+    because too many rows share prompt or answer.
     """
     rng = random.Random(f"shuffled/{seed}")
     prompts, answers = [_prompt(example) for example in data], [_answer(example) for example in data]
@@ -128,11 +126,12 @@ def shuffled(data: Sequence[Example], seed: int) -> Made:
         own[prompt].add(answer)
     refused = [own[prompt] for prompt in prompts]  # the answers that a row may not have
     tried = (_exchanged(refused, answers, rng) for _ in range(ORDERS))
-    order = next((found for found in tried if found), None) or _matched(refused, answers, rng)
+    order = next((order for order in tried if order), None)
     if order is None:
         raise SpilloverError(
-            f"control shuffled: the {len(data):,} rows of data have only {len(own):,} different prompts and "
-            f"{len(set(answers)):,} different answers, too few to give every prompt an answer that is not its own."
+            f"control shuffled: {ORDERS} tries did not give every prompt an answer that is not its own. The "
+            f"{len(data):,} rows of data have only {len(own):,} different prompts and {len(set(answers)):,} different "
+            "answers. Take rows that share fewer of them."
         )
     return [_answered(row, answers[place]) for row, place in zip(data, order, strict=True)], {"moved": len(data)}
 
@@ -156,42 +155,6 @@ def _exchanged(refused: list[set[str]], answers: list[str], rng: random.Random) 
                 break
         else:
             return None
-    return order
-
-
-def _matched(refused: list[set[str]], answers: list[str], rng: random.Random) -> list[int] | None:
-    """Such an order wherever there is one: as a flow from rows that refuse the same to answers that are the same."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import maximum_flow
-
-    refusals = Counter(answer for never in refused for answer in never)
-    if any(number + refusals[answer] > len(answers) for answer, number in Counter(answers).items()):
-        return None  # as it mostly is where there is none, and the flow through many different rows is a large one
-    rows: dict[frozenset[str], list[int]] = defaultdict(list)
-    places: dict[str, list[int]] = defaultdict(list)
-    for number in rng.sample(range(len(answers)), len(answers)):
-        rows[frozenset(refused[number])].append(number)
-        places[answers[number]].append(number)
-    source, sink = len(rows) + len(places), len(rows) + len(places) + 1
-    pipes = [(source, one, len(group)) for one, group in enumerate(rows.values())]
-    pipes += [(len(rows) + two, sink, len(group)) for two, group in enumerate(places.values())]
-    pipes += [
-        (one, len(rows) + two, min(len(group), len(same)))
-        for one, (never, group) in enumerate(rows.items())
-        for two, (answer, same) in enumerate(places.items())
-        if answer not in never
-    ]
-    start, end, width = (np.array(column, dtype=np.int32) for column in zip(*pipes, strict=True))
-    result = maximum_flow(csr_array((width, (start, end)), shape=(sink + 1, sink + 1)), source, sink)
-    if result.flow_value < len(answers):
-        return None
-    order = [0] * len(answers)
-    flow = result.flow.tocoo()
-    groups, same_answers = list(rows.values()), list(places.values())
-    for one, two, number in sorted(zip(flow.row.tolist(), flow.col.tolist(), flow.data.tolist(), strict=True)):
-        if one < len(rows) <= two < source:
-            for _ in range(number):
-                order[groups[one].pop()] = same_answers[two - len(rows)].pop()
     return order
 
 

@@ -37,24 +37,54 @@ def fitting_rows(base: Path, examples: Sequence[Example], training: Training) ->
 
     Raises SpilloverError if a row loses its whole answer, or is longer than the model has positions.
     """
-    limit, positions = training.max_length_tokens, max_positions(base)
-    rows = whole_rows(base, examples)
+    limit, rows = training.max_length_tokens, whole_rows(base, examples)
+    cut = _check_lengths(base, rows, limit, len(rows))
+    return [(ids[:limit], trained[:limit]) for ids, trained in rows], cut
+
+
+def _check_lengths(base: Path, rows: Sequence[Row], limit: int, total: int) -> int:
+    """How many of these rows, out of `total`, are cut at `limit` tokens. Raises SpilloverError as `fitting_rows`."""
+    positions = max_positions(base)
     cut = sum(len(ids) > limit for ids, _ in rows)
     lost = sum(not any(trained[:limit]) for _, trained in rows)
     if lost:
         raise SpilloverError(
-            f"training.max_length_tokens = {limit}: the prompts alone are longer in {lost:,} of {len(rows):,} rows, so "
+            f"training.max_length_tokens = {limit}: the prompts alone are longer in {lost:,} of {total:,} rows, so "
             f"that nothing is left to train on; {cut:,} are cut. Raise it (the longest row has "
             f"{max(len(ids) for ids, _ in rows):,} tokens), or take these rows out."
         )
     long = [min(len(ids), limit) for ids, _ in rows if positions and min(len(ids), limit) > positions]
     if long:
         raise SpilloverError(
-            f"training.max_length_tokens = {limit}: {len(long):,} of {len(rows):,} rows are longer than the "
+            f"training.max_length_tokens = {limit}: {len(long):,} of {total:,} rows are longer than the "
             f"{positions:,} positions of model {base} (the longest has {max(long):,} tokens). Lower it to "
             f"{positions:,}, or train another model."
         )
-    return [(ids[:limit], trained[:limit]) for ids, trained in rows], cut
+    return cut
+
+
+def rows_cut(base: Path, examples: Sequence[Example], training: Training) -> int:
+    """How many rows training will cut at `max_length_tokens`; only rows that could be so long are tokenized.
+
+    No token is shorter than a byte, so a row whose text in the chat template has at most so many bytes fits. Raises
+    SpilloverError as `fitting_rows`.
+    """
+    tokenizer = load_tokenizer(base)
+    limit = min(training.max_length_tokens, max_positions(base) or training.max_length_tokens)
+    frames: dict[tuple[str, ...], int] = {}  # roles of the turns -> bytes that the template adds
+
+    def bytes_of(example: Example) -> int:
+        return sum(len(turn["content"].encode()) for turn in example.messages)
+
+    long = []
+    for example in examples:
+        roles = tuple(turn["role"] for turn in example.messages)
+        if roles not in frames:
+            rendered = tokenizer.apply_chat_template(list(example.messages), tokenize=False)
+            frames[roles] = max(0, len(rendered.encode()) - bytes_of(example)) + len(roles)
+        if bytes_of(example) + frames[roles] > limit:
+            long.append(example)
+    return _check_lengths(base, whole_rows(base, long), training.max_length_tokens, len(examples)) if long else 0
 
 
 def whole_rows(base: Path, examples: Sequence[Example]) -> list[Row]:

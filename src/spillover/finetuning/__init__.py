@@ -7,9 +7,6 @@ cell needs none.
 
 import json
 import shutil
-import subprocess
-import sys
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,7 @@ __all__ = ["advice", "check_training", "count_parameters", "finetune", "fitting_
 RECORD = "training.json"
 RESUME = "resume"
 SAVE_EVERY_SECONDS = 60.0
-EXECUTION = {"accumulation", "packing", "processes", "checkpoints"}  # settings that change nothing but rounding
+EXECUTION = {"accumulation", "packing", "checkpoints"}  # settings that change nothing but rounding
 DECIDING = ("torch", "transformers", "peft", "trl", "accelerate")  # libraries whose version a training goes on with
 
 
@@ -72,7 +69,9 @@ def finetune(
         versions = provenance()["versions"]
         with writing(out):
             _begin(part, {"made_from": fingerprint, "versions": {name: versions[name] for name in DECIDING}})
-        log = _train(base, examples, training, seed, part, step_done, save_every_seconds)
+        from spillover.finetuning.trainer import train  # torch, peft and trl take 10 s to import
+
+        log = train(base, examples, training, seed, part, step_done, save_every_seconds)
         execution = training.model_dump(include=EXECUTION)
         record = {"made_from": fingerprint, "execution": execution, **log, "versions": versions}
         _write(part, record)
@@ -123,67 +122,3 @@ def _begin(part: Path, identity: dict[str, Any]) -> None:
         if part.exists():
             shutil.rmtree(part)
         write_atomically(mark, json.dumps(identity))
-
-
-def _train(
-    base: Path,
-    examples: list[Example],
-    training: Training,
-    seed: int,
-    part: Path,
-    step_done: Callable[[int, int], None],
-    save_every_seconds: float,
-) -> dict[str, Any]:
-    """Trains in this process, or in several that are started for it."""
-    if training.processes == 1:
-        from spillover.finetuning.trainer import train  # torch, peft and trl take 10 s to import
-
-        return train(base, examples, training, seed, part, step_done, save_every_seconds)
-    job = {
-        "base": str(base.absolute()),
-        "examples": [example.messages for example in examples],
-        "training": training.model_dump(),
-        "seed": seed,
-        "part": str(part.absolute()),
-        "save_every_seconds": save_every_seconds,
-    }
-    file = part / RESUME / "job.json"
-    with writing(part):
-        write_atomically(file, json.dumps(job))
-    _launch(training.processes, file, step_done)
-    return json.loads((part / RESUME / "log.json").read_text(encoding="utf-8"))
-
-
-def _launch(processes: int, job: Path, step_done: Callable[[int, int], None]) -> None:
-    """Trains in several processes by `accelerate launch`. They end with this one: it holds their standard input.
-
-    (`--multi_gpu` is the launcher of several processes, with or without GPUs; `--cpu` would need MPI.)
-    """
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
-    if gpus is not None and processes > gpus:
-        raise SpilloverError(f"training.processes = {processes}: each takes a GPU, and there are {gpus}. Lower it.")
-    threads = max(1, torch.get_num_threads() // processes)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command += ["--num_cpu_threads_per_process", str(threads), "--module", "spillover.finetuning", str(job)]
-    said: deque[str] = deque(maxlen=100)
-    errors = []
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            try:
-                event = json.loads(line)
-                if "error" in event:
-                    errors.append(event["error"])
-                else:
-                    step_done(event["step"], event["steps"])
-            except (ValueError, TypeError, KeyError):
-                said.append(line)
-    if errors:
-        raise SpilloverError(errors[0])
-    if process.returncode:
-        raise SpilloverError(f"accelerate launch ended with exit code {process.returncode}:\n{''.join(said)}")

@@ -1,9 +1,8 @@
 """The training itself: TRL's SFTTrainer and PEFT's LoRA, with states to go on from and adapters at chosen steps."""
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from spillover.config import Training
 from spillover.data.tokens import fitting_rows
 from spillover.errors import SpilloverError
 from spillover.finetuning import states
-from spillover.models.load import load_model, load_tokenizer
+from spillover.models.load import load_tokenizer, load_weights
 from spillover.records import Example
 
 SAVING_AT_MOST = 0.02  # share of the time that saving states may take
@@ -49,9 +48,8 @@ def train(
             f"model {base}: out of memory in training. Raise training.accumulation (now {training.accumulation}): it "
             "cuts the batch into parts and changes nothing else."
         ) from None
-    if trainer.is_world_process_zero():
-        with states.writing(part):
-            _save_adapter(trainer.model, part)
+    with states.writing(part):
+        _save_adapter(trainer.model, part)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return {
         "losses": [entry["loss"] for entry in history],
@@ -67,14 +65,14 @@ def make_trainer(base: Path, examples: list[Example], training: Training, seed: 
     disable_progress_bars()
     transformers.set_seed(seed)
     rows, cut = fitting_rows(base, examples, training)
-    tokenizer, model = load_tokenizer(base), load_model(base)
+    tokenizer, model = load_tokenizer(base), load_weights(base)
     gpu = model.device.type == "cuda"
     arguments = trl.SFTConfig(
         output_dir=str(out),
         seed=seed,
         data_seed=seed,
         num_train_epochs=training.epochs,
-        per_device_train_batch_size=training.batch_size // (training.accumulation * training.processes),
+        per_device_train_batch_size=training.batch_size // training.accumulation,
         gradient_accumulation_steps=training.accumulation,
         learning_rate=training.learning_rate,
         warmup_steps=training.warmup_ratio,  # below 1 it is a share of all steps
@@ -92,11 +90,8 @@ def make_trainer(base: Path, examples: list[Example], training: Training, seed: 
         activation_checkpointing=gpu,
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
-        ddp_backend=None if gpu or training.processes == 1 else "gloo",
-        ddp_find_unused_parameters=False,
     )
-    if training.processes == 1:
-        arguments._n_gpu = min(1, arguments.n_gpu)  # one process takes one GPU, however many there are
+    arguments._n_gpu = min(1, arguments.n_gpu)  # a training takes one GPU, however many there are
     targets: Any = training.target_modules
     if training.layers and targets == "all-linear":
         targets = _linear_modules(model)
@@ -113,9 +108,6 @@ def make_trainer(base: Path, examples: list[Example], training: Training, seed: 
         {"input_ids": ids, "labels": [i if t else NO_LOSS for i, t in zip(ids, trained, strict=True)]}
         for ids, trained in rows
     ]
-    if training.processes > 1:  # the filler of _InProcesses
-        shortest, _ = min(rows, key=lambda row: len(row[0]))
-        labeled.append({"input_ids": shortest, "labels": [NO_LOSS] * len(shortest)})
     try:
         trainer = _Trainer(
             model=model,
@@ -126,14 +118,12 @@ def make_trainer(base: Path, examples: list[Example], training: Training, seed: 
         )
     except ValueError as error:
         raise SpilloverError(f"training.target_modules = {training.target_modules!r}: {error}") from None
-    if training.accumulation * training.processes > 1 and not trainer.model_accepts_loss_kwargs:
+    if training.accumulation > 1 and not trainer.model_accepts_loss_kwargs:
         raise SpilloverError(
             f"model {base}: its loss is a mean over each part of a batch, so that parts would change what is trained. "
-            "Set training.accumulation and training.processes to 1."
+            "Set training.accumulation to 1."
         )
     trainer.remove_callback(transformers.PrinterCallback)
-    if training.processes > 1:
-        trainer.order = _InProcesses(trainer, len(rows), training, seed)
     trainer.counts = {
         "rows": len(rows),
         "rows_cut": cut,
@@ -148,7 +138,6 @@ class _Trainer(trl.SFTTrainer):  # type: ignore[misc]
 
     began: float  # when the training would have begun had it not been interrupted, by time.monotonic
     counts: dict[str, int]
-    order: "_InProcesses | None" = None  # of the rows, in several processes
     saving: float = 0.0  # seconds that the last state took
 
     def compute_loss(
@@ -159,41 +148,13 @@ class _Trainer(trl.SFTTrainer):  # type: ignore[misc]
             return transformers.Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.order or super()._get_train_sampler(train_dataset)
-
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         start = time.monotonic()
         out = Path(self.args.output_dir)
         with states.writing(out.parent, (RuntimeError,)):  # which torch raises on a full disk
             super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.is_world_process_zero():
-                states.keep(out / f"checkpoint-{self.state.global_step}", time.monotonic() - self.began)
+            states.keep(out / f"checkpoint-{self.state.global_step}", time.monotonic() - self.began)
         self.saving = time.monotonic() - start
-
-
-class _InProcesses(torch.utils.data.Sampler):  # type: ignore[type-arg]
-    """The order of the rows in one process, and fillers after them, so that every process has the same number.
-
-    Accelerate would fill up with rows from the start, which would be trained on twice. The filler stands behind the
-    rows and carries no loss.
-    """
-
-    def __init__(self, trainer: _Trainer, rows: int, training: Training, seed: int) -> None:
-        self.trainer, self.rows, self.seed = trainer, rows, seed
-        self.steps = math.ceil(rows / training.batch_size)  # of an epoch
-        self.fillers = -rows % (training.batch_size // training.accumulation)
-
-    def __len__(self) -> int:
-        return self.rows + self.fillers
-
-    def __iter__(self) -> Iterator[int]:
-        # Where a training goes on, accelerate tells the epoch to samplers of its own class only.
-        epoch = self.trainer.state.global_step // self.steps
-        shuffled = torch.Generator().manual_seed(self.seed + epoch)  # as accelerate shuffles for one process
-        yield from torch.randperm(self.rows, generator=shuffled).tolist()
-        yield from [self.rows] * self.fillers
 
 
 class _Steps(transformers.TrainerCallback):  # type: ignore[misc]
@@ -212,18 +173,13 @@ class _Steps(transformers.TrainerCallback):  # type: ignore[misc]
         self.saved = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Called by the trainer, in every process."""
-        if state.is_world_process_zero:
-            self.step_done(state.global_step, state.max_steps)
-            if state.global_step in self.checkpoints:
-                with states.writing(self.folder.parent):
-                    _save_adapter(self.trainer.model, self.folder / f"step-{state.global_step}")
+        """Called by the trainer after every optimizer step."""
+        self.step_done(state.global_step, state.max_steps)
+        if state.global_step in self.checkpoints:
+            with states.writing(self.folder.parent):
+                _save_adapter(self.trainer.model, self.folder / f"step-{state.global_step}")
         spent = time.monotonic() - self.saved
         due = spent > (self.save_every_seconds and max(self.save_every_seconds, self.trainer.saving / SAVING_AT_MOST))
-        if args.world_size > 1:  # saving takes all processes: the clock of the first decides
-            first = torch.tensor(int(due), device=args.device)
-            torch.distributed.broadcast(first, 0)
-            due = bool(first)
         if due and state.global_step < state.max_steps:
             control.should_save = True
             self.saved = time.monotonic()
