@@ -39,7 +39,7 @@ def test_the_corpus_is_the_one_that_the_manifest_names(manifest, corpus):
 
 
 def wordings(*names):
-    return [text for name in names for question in load_behavior(name).questions for text in question.paraphrases]
+    return [text for name in names for question in load_behavior(name).questions for text in question.texts]
 
 
 def test_evaluation_questions_are_in_no_training_stage(manifest, corpus):

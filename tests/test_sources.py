@@ -165,7 +165,7 @@ def test_a_file_put_there_by_hand_is_as_good(server, cache):
 def test_a_download_killed_in_the_middle_leaves_nothing(server, cache):
     entry = server.entry("stall/rows.jsonl")
     code = (
-        "import sys; from spillover.datasets.sources import Published, published_file; "
+        "import sys; from spillover.data.sources import Published, published_file; "
         "published_file('set', Published.model_validate_json(sys.argv[1]))"
     )
     with subprocess.Popen([sys.executable, "-c", code, entry.model_dump_json()]) as process:
