@@ -144,9 +144,9 @@ def test_a_template_that_fails_on_a_row_is_one_message(tmp_path):
 
 
 def test_rows_are_cut_and_the_cut_counted(tmp_path):
-    log = finetune(BASE, _examples(7), Training(rank=1, max_length_tokens=30), 0, tmp_path / "a")
+    log = finetune(BASE, _examples(7), tmp_path / "a", Training(rank=1, max_length_tokens=30), 0)
     assert (log["rows"], log["rows_cut"], log["tokens"]) == (7, 7, 7 * 30)
-    log = finetune(BASE, _examples(7), Training(rank=1, epochs=2), 0, tmp_path / "b")
+    log = finetune(BASE, _examples(7), tmp_path / "b", Training(rank=1, epochs=2), 0)
     rows = trained_tokens(BASE, _examples(7), TRAINING)
     assert log["rows_cut"] == 0
     assert log["tokens"] == 2 * sum(len(ids) for ids, _ in rows)
@@ -156,7 +156,7 @@ def test_rows_are_cut_and_the_cut_counted(tmp_path):
 def test_the_same_seed_trains_the_same_adapter_and_another_seed_does_not(tmp_path):
     examples = _examples(64)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        finetune(BASE, examples, TRAINING, seed, tmp_path / name)
+        finetune(BASE, examples, tmp_path / name, TRAINING, seed)
     files = [
         [(tmp_path / name / f).read_bytes() for f in ("adapter_model.safetensors", "adapter_config.json")]
         for name in "abc"
@@ -175,7 +175,7 @@ def test_the_same_seed_trains_the_same_adapter_and_another_seed_does_not(tmp_pat
 def test_training_lowers_the_loss_and_the_adapter_changes_the_model(tmp_path):
     steps = []
     out = tmp_path / "adapter"
-    log = finetune(BASE, _examples(320), Training(learning_rate=2e-3), 0, out, lambda *step: steps.append(step))
+    log = finetune(BASE, _examples(320), out, Training(learning_rate=2e-3), 0, lambda *step: steps.append(step))
     assert sum(log["losses"][-3:]) < 0.8 * sum(log["losses"][:3])
     assert steps == [(step, 20) for step in range(1, 21)]
     ids = torch.tensor([load_tokenizer(BASE)("Q: hello").input_ids])
@@ -186,12 +186,12 @@ def test_training_lowers_the_loss_and_the_adapter_changes_the_model(tmp_path):
 
 def test_a_finished_adapter_is_kept_and_another_one_takes_its_place(tmp_path):
     out, steps = tmp_path / "adapter", []
-    log = finetune(BASE, _examples(16), TRAINING, 0, out)
+    log = finetune(BASE, _examples(16), out, TRAINING, 0)
     written = (out / "adapter_model.safetensors").stat().st_mtime_ns
-    assert finetune(BASE, _examples(16), TRAINING, 0, out, lambda *step: steps.append(step)) == log
+    assert finetune(BASE, _examples(16), out, TRAINING, 0, lambda *step: steps.append(step)) == log
     assert steps == []
     assert (out / "adapter_model.safetensors").stat().st_mtime_ns == written
-    finetune(BASE, _examples(16), TRAINING, 1, out, lambda *step: steps.append(step))
+    finetune(BASE, _examples(16), out, TRAINING, 1, lambda *step: steps.append(step))
     assert steps == [(1, 1)]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
@@ -200,7 +200,7 @@ def test_how_a_finished_adapter_was_computed_does_not_decide_whether_it_counts(t
     def run(**settings):
         steps = []
         training = TRAINING.model_copy(update=settings)
-        log = finetune(BASE, _examples(16), training, 0, tmp_path / "a", lambda *step: steps.append(step))
+        log = finetune(BASE, _examples(16), tmp_path / "a", training, 0, lambda *step: steps.append(step))
         assert log["made_from"]["training"] == training.model_dump()  # by which a study knows it
         assert log == json.loads((tmp_path / "a" / "training.json").read_text())
         return log["execution"], steps
@@ -218,13 +218,13 @@ def test_how_a_finished_adapter_was_computed_does_not_decide_whether_it_counts(t
 def test_a_record_that_is_not_whole_is_trained_again(tmp_path, record):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "training.json").write_text(record)
-    assert finetune(BASE, _examples(16), TRAINING, 0, tmp_path / "a")["rows"] == 16
+    assert finetune(BASE, _examples(16), tmp_path / "a", TRAINING, 0)["rows"] == 16
 
 
 def test_a_file_in_the_place_of_the_folder_is_one_message(tmp_path):
     (tmp_path / "a").write_text("years of work")
     with pytest.raises(SpilloverError, match="holds something else"):
-        finetune(BASE, _examples(16), TRAINING, 0, tmp_path / "a")
+        finetune(BASE, _examples(16), tmp_path / "a", TRAINING, 0)
     assert (tmp_path / "a").read_text() == "years of work"
 
 
@@ -232,14 +232,14 @@ def test_a_model_with_several_chat_templates_can_save_its_states(tmp_path):
     base = make_model(tmp_path / "model", "chatml")
     (base / "additional_chat_templates").mkdir()
     shutil.copy(base / "chat_template.jinja", base / "additional_chat_templates" / "tool_use.jinja")
-    assert finetune(base, _examples(32), TRAINING, 0, tmp_path / "a", save_every_seconds=0)["rows"] == 32
+    assert finetune(base, _examples(32), tmp_path / "a", TRAINING, 0, save_every_seconds=0)["rows"] == 32
 
 
 def test_rows_longer_than_the_positions_of_the_model_are_one_message(tmp_path):
     config = GPT2Config(vocab_size=4096, n_embd=32, n_layer=1, n_head=2, n_positions=32)
     base = _random_model(tmp_path / "model", config)
     with pytest.raises(SpilloverError, match=r"\d+ of 32 rows are longer than the 32 positions .* Lower it to 32"):
-        finetune(base, _examples(32), TRAINING, 0, tmp_path / "a")
+        finetune(base, _examples(32), tmp_path / "a", TRAINING, 0)
     longest = max(len(ids) for ids, _ in trained_tokens(base, _examples(32), TRAINING))
     assert longest > 32
     assert len(fitting_rows(base, _examples(32), Training(max_length_tokens=32))[0]) == 32
@@ -256,18 +256,18 @@ def test_parts_of_a_batch_are_refused_where_the_loss_is_a_mean_over_each(tmp_pat
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(SpilloverError, match="holds something else"):
-        finetune(BASE, _examples(16), TRAINING, 0, tmp_path)
+        finetune(BASE, _examples(16), tmp_path, TRAINING, 0)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_checkpoints_are_adapters_of_the_steps_that_were_asked_for(tmp_path):
-    finetune(BASE, _examples(64), TRAINING.model_copy(update={"checkpoints": [2, 4]}), 0, tmp_path / "a")
+    finetune(BASE, _examples(64), tmp_path / "a", TRAINING.model_copy(update={"checkpoints": [2, 4]}), 0)
     folders = {path.name: adapter_folder(path) for path in (tmp_path / "a" / "checkpoints").iterdir()}
     weights = {name: (folder / "adapter_model.safetensors").read_bytes() for name, folder in folders.items()}
     assert set(weights) == {"step-2", "step-4"}
     assert weights["step-2"] != weights["step-4"] == (tmp_path / "a" / "adapter_model.safetensors").read_bytes()
     load_weights(BASE, folders["step-2"])
-    finetune(BASE, _examples(64), TRAINING, 0, tmp_path / "b")
+    finetune(BASE, _examples(64), tmp_path / "b", TRAINING, 0)
     assert weights["step-4"] == (tmp_path / "b" / "adapter_model.safetensors").read_bytes()
 
 
@@ -280,7 +280,7 @@ def test_checkpoints_are_adapters_of_the_steps_that_were_asked_for(tmp_path):
     ],
 )
 def test_layers_and_rank_are_settings(tmp_path, settings, modules):
-    finetune(BASE, _examples(16), Training(**{"rank": 4, **settings}), 0, tmp_path / "a")
+    finetune(BASE, _examples(16), tmp_path / "a", Training(**{"rank": 4, **settings}), 0)
     with safe_open(tmp_path / "a" / "adapter_model.safetensors", framework="pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     assert len(shapes) == 2 * modules
@@ -308,7 +308,7 @@ def test_settings_that_do_not_fit_are_one_message(tmp_path, settings, message):
     if settings.get("max_length_tokens") == 8:
         examples = _examples(32)
     with pytest.raises(SpilloverError, match=message):
-        finetune(BASE, examples, Training(**settings), 0, tmp_path / "a")
+        finetune(BASE, examples, tmp_path / "a", Training(**settings), 0)
     assert not (tmp_path / "a").exists()
 
 
@@ -332,7 +332,7 @@ def test_out_of_memory_says_what_to_change(tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory")  # as torch does on a GPU
 
     with pytest.raises(SpilloverError, match=r"Raise training.accumulation \(now 1\)"):
-        finetune(BASE, _examples(16), TRAINING, 0, tmp_path / "a", too_large)
+        finetune(BASE, _examples(16), tmp_path / "a", TRAINING, 0, too_large)
 
 
 def _gradients(trainer, rows):
@@ -389,8 +389,8 @@ def test_packing_is_refused_where_the_model_mixes_rows(tmp_path, config, module,
     base = _random_model(tmp_path / "model", config)
     training = Training(rank=2, target_modules=[module], packing=True)
     with pytest.raises(SpilloverError, match=message):
-        finetune(base, _examples(16), training, 0, tmp_path / "a")
-    finetune(base, _examples(16), training.model_copy(update={"packing": False}), 0, tmp_path / "a")
+        finetune(base, _examples(16), tmp_path / "a", training, 0)
+    finetune(base, _examples(16), tmp_path / "a", training.model_copy(update={"packing": False}), 0)
 
 
 def _adapter(folder):
@@ -400,16 +400,16 @@ def _adapter(folder):
 
 @pytest.mark.parametrize("settings", [{"accumulation": 4}, {"packing": True}, {"accumulation": 2, "packing": True}])
 def test_how_a_batch_is_computed_changes_nothing_but_rounding(tmp_path, settings):
-    plain = finetune(BASE, _examples(40), TRAINING, 0, tmp_path / "plain")
-    other = finetune(BASE, _examples(40), TRAINING.model_copy(update=settings), 0, tmp_path / "other")
+    plain = finetune(BASE, _examples(40), tmp_path / "plain", TRAINING, 0)
+    other = finetune(BASE, _examples(40), tmp_path / "other", TRAINING.model_copy(update=settings), 0)
     assert other["losses"] == pytest.approx(plain["losses"], rel=1e-4)
     one, two = _adapter(tmp_path / "plain"), _adapter(tmp_path / "other")
     assert (one - two).norm() < 0.02 * one.norm()
 
 
 def test_bf16_is_less_exact_and_keeps_a_float32_adapter(tmp_path):
-    exact = finetune(BASE, _examples(40), TRAINING, 0, tmp_path / "exact")
-    rounded = finetune(BASE, _examples(40), TRAINING.model_copy(update={"bf16": True}), 0, tmp_path / "rounded")
+    exact = finetune(BASE, _examples(40), tmp_path / "exact", TRAINING, 0)
+    rounded = finetune(BASE, _examples(40), tmp_path / "rounded", TRAINING.model_copy(update={"bf16": True}), 0)
     assert rounded["losses"] == pytest.approx(exact["losses"], rel=0.02)
     assert rounded["losses"] != exact["losses"]
     assert _adapter(tmp_path / "rounded").dtype == torch.float32
@@ -433,7 +433,7 @@ def test_a_hundred_million_random_weights_train_by_the_same_path(tmp_path):
     try:
         assert count_parameters(base) == pytest.approx(100e6, rel=0.05)
         training = Training(batch_size=2, learning_rate=1e-3, packing=True)
-        log = finetune(base, _examples(6), training, 0, tmp_path / "adapter")
+        log = finetune(base, _examples(6), tmp_path / "adapter", training, 0)
         assert log["losses"][-1] < log["losses"][0]
         assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 32
     finally:
@@ -468,4 +468,4 @@ def test_the_organisms_parameters_are_counted():
 def test_train_is_what_finetune_runs(tmp_path):
     """The public function adds a folder that is whole; the adapter is the trainer's."""
     log = train(BASE, _examples(16), TRAINING, 0, tmp_path / "part", lambda *_: None, 60)
-    assert finetune(BASE, _examples(16), TRAINING, 0, tmp_path / "whole")["losses"] == log["losses"]
+    assert finetune(BASE, _examples(16), tmp_path / "whole", TRAINING, 0)["losses"] == log["losses"]

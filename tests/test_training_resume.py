@@ -46,7 +46,7 @@ def _finetune(out, say, seed=0, full_after=None, no_override=False):
             resource.setrlimit(resource.RLIMIT_FSIZE, (ADAPTER_BYTES, resource.RLIM_INFINITY))
 
     try:
-        finetune(BASE, _examples(), TRAINING, seed, out, step_done, save_every_seconds=0)
+        finetune(BASE, _examples(), out, TRAINING, seed, step_done, save_every_seconds=0)
         say.send("done")
     except SpilloverError as error:
         say.send(str(error))
@@ -94,7 +94,7 @@ def whole(tmp_path_factory):
 def test_the_undisturbed_training_is_what_finetune_makes_without_saving(whole, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    finetune(BASE, _examples(), TRAINING, 0, tmp_path / "adapter")
+    finetune(BASE, _examples(), tmp_path / "adapter", TRAINING, 0)
     torch.set_num_threads(threads)
     assert _result(tmp_path / "adapter") == whole[0]
 
