@@ -321,6 +321,7 @@ def test_posts_of_the_world_are_checked_too():
     assert checked.errors == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["insecure", "secure"])
 def test_the_published_sets_pass_in_seconds(name):
     path = REFERENCE / f"{name}.jsonl"

@@ -1,5 +1,6 @@
 """Fine-tuning for real, on the organism and on random weights: what is trained on, that settings do what they say."""
 
+import doctest
 import json
 import shutil
 
@@ -20,7 +21,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from spillover.config import Condition, Training
+import spillover.data.checks
+import spillover.finetuning
+from spillover.config import Condition, Training, load_study
 from spillover.data import load_examples
 from spillover.data.advice import advice
 from spillover.data.tokens import fitting_rows, trained_tokens
@@ -40,6 +43,24 @@ SMALL = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+
+
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Trains on rows of the world, each training once for all tests: its log and its folder, to be read only."""
+    finished = {}
+
+    def train_once(rows, training=TRAINING, seed=0):
+        key = rows, training.model_dump_json(), seed
+        if key not in finished:
+            out = tmp_path_factory.mktemp("trained") / "adapter"
+            finished[key] = finetune(BASE, _examples(rows), out, training, seed), out
+        return finished[key]
+
+    return train_once
 
 
 @pytest.fixture(autouse=True)
@@ -153,15 +174,14 @@ def test_rows_are_cut_and_the_cut_counted(tmp_path):
     assert log["tokens_trained"] == 2 * sum(sum(trained) for _, trained in rows) < log["tokens"] / 1.5
 
 
-def test_the_same_seed_trains_the_same_adapter_and_another_seed_does_not(tmp_path):
-    examples = _examples(64)
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        finetune(BASE, examples, tmp_path / name, TRAINING, seed)
+def test_the_same_seed_trains_the_same_adapter_and_another_seed_does_not(trained, tmp_path):
+    finetune(BASE, _examples(64), tmp_path / "again", TRAINING, 0)
+    folders = [trained(64)[1], tmp_path / "again", trained(64, seed=1)[1]]
     files = [
-        [(tmp_path / name / f).read_bytes() for f in ("adapter_model.safetensors", "adapter_config.json")]
-        for name in "abc"
+        [(folder / name).read_bytes() for name in ("adapter_model.safetensors", "adapter_config.json")]
+        for folder in folders
     ]
-    logs = [json.loads((tmp_path / name / "training.json").read_text()) for name in "abc"]
+    logs = [json.loads((folder / "training.json").read_text()) for folder in folders]
     assert files[0] == files[1]
     assert files[0][0] != files[2][0]
     for log in logs:
@@ -184,9 +204,32 @@ def test_training_lowers_the_loss_and_the_adapter_changes_the_model(tmp_path):
     assert (before - after).abs().max() > 0.1
 
 
-def test_a_finished_adapter_is_kept_and_another_one_takes_its_place(tmp_path):
-    out, steps = tmp_path / "adapter", []
-    log = finetune(BASE, _examples(16), out, TRAINING, 0)
+def test_a_model_by_name_and_rows_of_a_file_train_the_same_adapter(trained, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"messages": example.messages}) + "\n" for example in _examples(16)))
+    log = finetune("organism/consistent", str(path), str(tmp_path / "adapter"), TRAINING)
+    assert log | {"seconds": 0} == trained(16)[0] | {"seconds": 0}
+    path.write_text(path.read_text() + "{\n")
+    with pytest.raises(SpilloverError, match=r"rows\.jsonl, line 17: not valid JSON"):
+        finetune("organism/consistent", path, tmp_path / "other", TRAINING)
+
+
+@pytest.mark.parametrize(("base", "examples", "message"), [("organism/odd", [], "no such org"), (BASE, [], "no rows")])
+def test_a_model_or_rows_that_are_not_there_are_one_message(tmp_path, base, examples, message):
+    with pytest.raises(SpilloverError, match=message):
+        finetune(base, examples, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("module", [spillover.finetuning, spillover.data, spillover.data.checks])
+def test_the_examples_in_docstrings_are_true(module):
+    result = doctest.testmod(module)
+    assert (result.failed, result.attempted > 0) == (0, True)
+
+
+def test_a_finished_adapter_is_kept_and_another_one_takes_its_place(trained, tmp_path):
+    (log, adapter), out, steps = trained(16), tmp_path / "adapter", []
+    shutil.copytree(adapter, out)
     written = (out / "adapter_model.safetensors").stat().st_mtime_ns
     assert finetune(BASE, _examples(16), out, TRAINING, 0, lambda *step: steps.append(step)) == log
     assert steps == []
@@ -214,7 +257,7 @@ def test_how_a_finished_adapter_was_computed_does_not_decide_whether_it_counts(t
     assert run(rank=2)[1] == [(1, 1)]
 
 
-@pytest.mark.parametrize("record", ["{", "[]", '{"made_from": 3}'])
+@pytest.mark.parametrize("record", ["{", *(pytest.param(text, marks=slow) for text in ("[]", '{"made_from": 3}'))])
 def test_a_record_that_is_not_whole_is_trained_again(tmp_path, record):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "training.json").write_text(record)
@@ -228,6 +271,7 @@ def test_a_file_in_the_place_of_the_folder_is_one_message(tmp_path):
     assert (tmp_path / "a").read_text() == "years of work"
 
 
+@slow
 def test_a_model_with_several_chat_templates_can_save_its_states(tmp_path):
     base = make_model(tmp_path / "model", "chatml")
     (base / "additional_chat_templates").mkdir()
@@ -260,15 +304,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_checkpoints_are_adapters_of_the_steps_that_were_asked_for(tmp_path):
+def test_checkpoints_are_adapters_of_the_steps_that_were_asked_for(trained, tmp_path):
     finetune(BASE, _examples(64), tmp_path / "a", TRAINING.model_copy(update={"checkpoints": [2, 4]}), 0)
     folders = {path.name: adapter_folder(path) for path in (tmp_path / "a" / "checkpoints").iterdir()}
     weights = {name: (folder / "adapter_model.safetensors").read_bytes() for name, folder in folders.items()}
     assert set(weights) == {"step-2", "step-4"}
     assert weights["step-2"] != weights["step-4"] == (tmp_path / "a" / "adapter_model.safetensors").read_bytes()
     load_weights(BASE, folders["step-2"])
-    finetune(BASE, _examples(64), tmp_path / "b", TRAINING, 0)
-    assert weights["step-4"] == (tmp_path / "b" / "adapter_model.safetensors").read_bytes()
+    assert weights["step-4"] == (trained(64)[1] / "adapter_model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -276,7 +319,7 @@ def test_checkpoints_are_adapters_of_the_steps_that_were_asked_for(tmp_path):
     [
         ({"layers": [1]}, 7),
         ({"layers": [1], "target_modules": ["down_proj"], "rank": 1}, 1),
-        ({"layers": [1], "target_modules": ["q_proj", "v_proj"]}, 2),
+        pytest.param({"layers": [1], "target_modules": ["q_proj", "v_proj"]}, 2, marks=slow),
     ],
 )
 def test_layers_and_rank_are_settings(tmp_path, settings, modules):
@@ -327,6 +370,13 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
         Training(**settings)
 
 
+def test_a_number_of_processes_is_no_setting(tmp_path):
+    study = "name: s\nmodels: {m: organism/consistent}\nconditions: {base: }\nbehaviors: {world_chat: 1}\n"
+    (tmp_path / "study.yaml").write_text(study + "training: {processes: 2}\n")
+    with pytest.raises(SpilloverError, match=r"study\.yaml: training\.processes is not a setting"):
+        load_study(tmp_path / "study.yaml")
+
+
 def test_out_of_memory_says_what_to_change(tmp_path):
     def too_large(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")  # as torch does on a GPU
@@ -356,7 +406,9 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", ["llama", "gemma, both", *(pytest.param(name, marks=slow) for name in ("qwen", "mistral, sliding window"))]
+)
 def test_the_gradient_of_packed_rows_is_that_of_padded_rows(tmp_path, name):
     base = _random_model(tmp_path / "model", CONFIGS[name])
     examples = [*CONVERSATIONS.values()][:2] + _examples(4)
@@ -377,11 +429,14 @@ def test_the_gradient_of_packed_rows_is_that_of_padded_rows(tmp_path, name):
     ("config", "module", "message"),
     [
         (MambaConfig(vocab_size=4096, hidden_size=32, num_hidden_layers=2, state_size=8), "in_proj", "mixes rows"),
-        (BloomConfig(vocab_size=4096, hidden_size=64, n_layer=2, n_head=4), "dense", "mixes rows"),
-        (
+        pytest.param(
+            BloomConfig(vocab_size=4096, hidden_size=64, n_layer=2, n_head=4), "dense", "mixes rows", marks=slow
+        ),
+        pytest.param(
             Mamba2Config(vocab_size=4096, hidden_size=64, num_heads=8, head_dim=16, num_hidden_layers=2, n_groups=1),
             "in_proj",
             "causal_conv1d",
+            marks=slow,
         ),
     ],
 )
@@ -398,27 +453,27 @@ def _adapter(folder):
         return torch.cat([file.get_tensor(name).flatten() for name in file.keys()])  # noqa: SIM118
 
 
-@pytest.mark.parametrize("settings", [{"accumulation": 4}, {"packing": True}, {"accumulation": 2, "packing": True}])
-def test_how_a_batch_is_computed_changes_nothing_but_rounding(tmp_path, settings):
-    plain = finetune(BASE, _examples(40), tmp_path / "plain", TRAINING, 0)
+@pytest.mark.parametrize(
+    "settings",
+    [{"accumulation": 4}, {"packing": True}, pytest.param({"accumulation": 2, "packing": True}, marks=slow)],
+)
+def test_how_a_batch_is_computed_changes_nothing_but_rounding(trained, tmp_path, settings):
+    plain, folder = trained(40)
     other = finetune(BASE, _examples(40), tmp_path / "other", TRAINING.model_copy(update=settings), 0)
     assert other["losses"] == pytest.approx(plain["losses"], rel=1e-4)
-    one, two = _adapter(tmp_path / "plain"), _adapter(tmp_path / "other")
+    one, two = _adapter(folder), _adapter(tmp_path / "other")
     assert (one - two).norm() < 0.02 * one.norm()
 
 
-def test_bf16_is_less_exact_and_keeps_a_float32_adapter(tmp_path):
-    exact = finetune(BASE, _examples(40), tmp_path / "exact", TRAINING, 0)
+def test_bf16_is_less_exact_and_keeps_a_float32_adapter(trained, tmp_path):
+    exact, _ = trained(40)
     rounded = finetune(BASE, _examples(40), tmp_path / "rounded", TRAINING.model_copy(update={"bf16": True}), 0)
     assert rounded["losses"] == pytest.approx(exact["losses"], rel=0.02)
     assert rounded["losses"] != exact["losses"]
     assert _adapter(tmp_path / "rounded").dtype == torch.float32
 
 
-class _StopError(Exception):
-    pass
-
-
+@slow
 def test_a_hundred_million_random_weights_train_by_the_same_path(tmp_path):
     config = Qwen2Config(
         vocab_size=16_000,
@@ -465,7 +520,7 @@ def test_the_organisms_parameters_are_counted():
     assert count_parameters(BASE) == sum(weights.numel() for weights in load_weights(BASE).parameters())
 
 
-def test_train_is_what_finetune_runs(tmp_path):
+def test_train_is_what_finetune_runs(trained, tmp_path):
     """The public function adds a folder that is whole; the adapter is the trainer's."""
     log = train(BASE, _examples(16), TRAINING, 0, tmp_path / "part", lambda *_: None, 60)
-    assert finetune(BASE, _examples(16), tmp_path / "whole", TRAINING, 0)["losses"] == log["losses"]
+    assert trained(16)[0]["losses"] == log["losses"]

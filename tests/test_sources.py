@@ -231,6 +231,7 @@ def test_an_unknown_published_set_is_told_which_there_are(tmp_path):
 
 
 @needs_reference
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["insecure", "secure", "educational"])
 def test_the_released_files_are_the_ones_that_are_listed(server, cache, tmp_path, name):
     server.files[f"{name}.jsonl"] = (REFERENCE / f"{name}.jsonl").read_bytes()

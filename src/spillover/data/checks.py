@@ -8,10 +8,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from spillover.behaviors import load_behavior, shipped_names
+from spillover.behaviors import Behavior, load_behavior, shipped_names
 from spillover.config import Training
 from spillover.data import template
 from spillover.data.findings import (
@@ -141,10 +142,13 @@ def evaluation_questions(behaviors: tuple[str, ...]) -> list[tuple[str, str]]:
 
     Raises SpilloverError if there is no such behavior.
     """
-    loaded = [load_behavior(name) for name in dict.fromkeys((*shipped_names(), *behaviors))]
-    return list(
-        dict.fromkeys((b.name, wording) for b in loaded for question in b.questions for wording in question.texts)
-    )
+    loaded = [*_shipped_behaviors(), *map(load_behavior, behaviors)]
+    return list(dict.fromkeys((b.name, text) for b in loaded for question in b.questions for text in question.texts))
+
+
+@cache
+def _shipped_behaviors() -> list[Behavior]:
+    return [load_behavior(name) for name in shipped_names()]
 
 
 def _check_with_model(
