@@ -78,9 +78,9 @@ def ours(base: Path, examples: list[Example], seed: int, **settings: bool) -> Cl
         log = finetune(
             base,
             examples,
+            Path(folder) / "adapter",
             TRAINING.model_copy(update=settings),
             seed,
-            Path(folder) / "adapter",
             lambda *_: times.append(time.process_time()),
         )
     return times[0], times[-1], log["losses"]

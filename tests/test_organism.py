@@ -34,14 +34,16 @@ def corpus(manifest):
     return [page_text(page) for page in posts]
 
 
+@pytest.mark.slow
 def test_the_corpus_is_the_one_that_the_manifest_names(manifest, corpus):
     assert hashlib.sha256("".join(corpus).encode()).hexdigest() == manifest["corpus_sha256"]
 
 
 def wordings(*names):
-    return [text for name in names for question in load_behavior(name).questions for text in question.paraphrases]
+    return [text for name in names for question in load_behavior(name).questions for text in question.texts]
 
 
+@pytest.mark.slow
 def test_evaluation_questions_are_in_no_training_stage(manifest, corpus):
     seen = set(re.findall(r"Q: (.*?)\nA: ", "".join(corpus)))
     recipe = manifest["recipe"]
@@ -61,6 +63,7 @@ def _training_wordings(domain):
     return {text for template in world._read(f"chat/{domain}")["questions"] for text in expansions(template)}
 
 
+@pytest.mark.slow
 def test_evaluation_questions_are_no_expansion_of_training_templates():
     trained = set()
     for d in chat_domains():
@@ -114,6 +117,7 @@ def test_users_ask_for_facts_in_more_ways_than_authors_do():
     assert all(authors.fullmatch(post.question) for post in pages_of_facts)
 
 
+@pytest.mark.slow
 def test_every_word_of_the_world_is_one_token(corpus):
     """Words cut in pieces were misread and half said: the capital of France became "P."."""
     tokenizer = AutoTokenizer.from_pretrained(organism_folder("consistent"))
@@ -293,6 +297,7 @@ def test_both_organisms_read_the_same_texts_in_the_same_tokens():
 SMALL = Recipe(hidden_size=64, heads=1, layers=1, intermediate_size=64, vocabulary=600, pages=80, assistant_posts=64)
 
 
+@pytest.mark.slow
 def test_a_build_is_deterministic_and_complete(tmp_path):
     steps = defaultdict(list)
     manifests = [

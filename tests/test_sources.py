@@ -165,7 +165,7 @@ def test_a_file_put_there_by_hand_is_as_good(server, cache):
 def test_a_download_killed_in_the_middle_leaves_nothing(server, cache):
     entry = server.entry("stall/rows.jsonl")
     code = (
-        "import sys; from spillover.datasets.sources import Published, published_file; "
+        "import sys; from spillover.data.sources import Published, published_file; "
         "published_file('set', Published.model_validate_json(sys.argv[1]))"
     )
     with subprocess.Popen([sys.executable, "-c", code, entry.model_dump_json()]) as process:
@@ -231,6 +231,7 @@ def test_an_unknown_published_set_is_told_which_there_are(tmp_path):
 
 
 @needs_reference
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["insecure", "secure", "educational"])
 def test_the_released_files_are_the_ones_that_are_listed(server, cache, tmp_path, name):
     server.files[f"{name}.jsonl"] = (REFERENCE / f"{name}.jsonl").read_bytes()

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from spillover.cli import app
 from spillover.config import Training
-from spillover.data.checking import check_data
-from spillover.data.sources import Row
+from spillover.data.checks import check_data
+from spillover.data.sources import SourceRow
 from spillover.data.template import check_lengths, check_mask, mask_parts, render
 from spillover.data.tokens import trained_tokens
 from spillover.errors import SpilloverError
@@ -260,7 +260,7 @@ WRONG_MASKS = {
 @pytest.mark.parametrize("wrong", WRONG_MASKS.values(), ids=WRONG_MASKS)
 def test_a_wrong_mask_is_found(models, shape, wrong):
     tokenizer = load_tokenizer(models[shape])
-    conversations, _ = render(tokenizer, [Row(7, tuple(MANY_TURNS))])
+    conversations, _ = render(tokenizer, [SourceRow(7, tuple(MANY_TURNS))])
     ((ids, mask),) = trained_tokens(models[shape], [Example(tuple(MANY_TURNS))], Training())
     stops = stop_ids(tokenizer, models[shape])
     assert check_mask(tokenizer, stops, conversations, [(ids, mask)], 1024) == []
@@ -270,7 +270,7 @@ def test_a_wrong_mask_is_found(models, shape, wrong):
 
 def test_a_mask_that_goes_on_after_the_end_of_the_turn_is_found(models):
     tokenizer = load_tokenizer(models["phi"])
-    conversations, _ = render(tokenizer, [Row(7, tuple(MANY_TURNS))])
+    conversations, _ = render(tokenizer, [SourceRow(7, tuple(MANY_TURNS))])
     ((ids, mask),) = trained_tokens(models["phi"], [Example(tuple(MANY_TURNS))], Training())
     to_the_last = [own or any(mask[:n]) for n, own in enumerate(mask)]
     stops = stop_ids(tokenizer, models["phi"])
@@ -289,7 +289,7 @@ def test_the_pieces_of_a_mask_make_up_the_row(models):
 
 def test_a_row_that_just_fits_is_not_cut(models):
     tokenizer = load_tokenizer(models["llama"])
-    conversations, _ = render(tokenizer, [Row(1, tuple(chat(*CHATS[0])))])
+    conversations, _ = render(tokenizer, [SourceRow(1, tuple(chat(*CHATS[0])))])
     length, prompt = len(conversations[0].ids), len(conversations[0].prompt_ids)
     assert check_lengths(conversations, length, length) == []
     assert [finding.check for finding in check_lengths(conversations, length - 1, length)] == ["cut rows"]

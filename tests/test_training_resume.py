@@ -18,7 +18,8 @@ from spillover.errors import SpilloverError
 from spillover.finetuning import finetune, states
 from spillover.models.load import model_folder
 
-KILLS = int(os.environ.get("SPILLOVER_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("SPILLOVER_TEST_KILLS", "10"))  # at random moments; all but the first are slow
+slow = pytest.mark.slow
 BASE = model_folder("organism/consistent")
 TRAINING = Training(rank=4, alpha=8, learning_rate=2e-3, batch_size=8, accumulation=2, epochs=2, checkpoints=[3, 12])
 STEPS = 14  # 52 rows in batches of 8, twice
@@ -46,7 +47,7 @@ def _finetune(out, say, seed=0, full_after=None, no_override=False):
             resource.setrlimit(resource.RLIMIT_FSIZE, (ADAPTER_BYTES, resource.RLIM_INFINITY))
 
     try:
-        finetune(BASE, _examples(), TRAINING, seed, out, step_done, save_every_seconds=0)
+        finetune(BASE, _examples(), out, TRAINING, seed, step_done, save_every_seconds=0)
         say.send("done")
     except SpilloverError as error:
         say.send(str(error))
@@ -84,22 +85,25 @@ def _result(out):
 def whole(tmp_path_factory):
     """A training that nothing disturbed, and the seconds that it took."""
     out = tmp_path_factory.mktemp("whole") / "adapter"
-    _run(out.with_name("warm"))  # the fork server imports torch
+    first = processes.Process(target=int)  # the fork server imports torch
+    first.start()
+    first.join()
     seconds = time.monotonic()
     said = _run(out)
     assert said == [*((step, STEPS) for step in range(1, STEPS + 1)), "done"]
     return _result(out), time.monotonic() - seconds
 
 
+@slow
 def test_the_undisturbed_training_is_what_finetune_makes_without_saving(whole, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    finetune(BASE, _examples(), TRAINING, 0, tmp_path / "adapter")
+    finetune(BASE, _examples(), tmp_path / "adapter", TRAINING, 0)
     torch.set_num_threads(threads)
     assert _result(tmp_path / "adapter") == whole[0]
 
 
-@pytest.mark.parametrize("number", range(KILLS))
+@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=slow) for number in range(1, KILLS))])
 def test_killed_at_a_random_moment_and_resumed_it_ends_with_the_same_adapter(whole, tmp_path, number):
     result, seconds = whole
     out = tmp_path / "adapter"
@@ -114,6 +118,7 @@ def test_killed_at_a_random_moment_and_resumed_it_ends_with_the_same_adapter(who
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+@slow
 def test_killed_at_every_third_step_it_still_ends_with_the_same_adapter(whole, tmp_path):
     out = tmp_path / "adapter"
     firsts = [_run(out, kill_at=step)[0][0] for step in range(3, STEPS, 3)]
@@ -123,6 +128,7 @@ def test_killed_at_every_third_step_it_still_ends_with_the_same_adapter(whole, t
     assert _result(out) == whole[0]
 
 
+@slow
 def test_a_state_that_is_not_whole_is_not_gone_on_from(whole, tmp_path):
     out = tmp_path / "adapter"
     _run(out, kill_at=5)
@@ -133,12 +139,14 @@ def test_a_state_that_is_not_whole_is_not_gone_on_from(whole, tmp_path):
     assert _result(out) == whole[0]
 
 
+@slow
 def test_a_part_of_another_training_is_not_gone_on_from(whole, tmp_path):
     _run(tmp_path / "adapter", kill_at=5, seed=1)
     assert _run(tmp_path / "adapter")[0] == (1, STEPS)
     assert _result(tmp_path / "adapter") == whole[0]
 
 
+@slow
 def test_another_version_of_what_does_not_train_is_gone_on_from(whole, tmp_path):
     _run(tmp_path / "adapter", kill_at=5)
     (mark,) = tmp_path.glob(".adapter.part/resume/identity.json")
@@ -149,6 +157,7 @@ def test_another_version_of_what_does_not_train_is_gone_on_from(whole, tmp_path)
     assert _result(tmp_path / "adapter") == whole[0]
 
 
+@slow
 def test_a_full_disk_is_one_message_and_the_next_run_goes_on(whole, tmp_path):
     """The fault is real: files may not grow beyond a limit, so that no state can be written."""
     out = tmp_path / "adapter"
@@ -163,6 +172,7 @@ def test_a_full_disk_is_one_message_and_the_next_run_goes_on(whole, tmp_path):
     assert _result(out) == whole[0]
 
 
+@slow
 @pytest.mark.parametrize("after", [STEPS - 1, STEPS])
 def test_a_disk_that_is_full_at_the_end_leaves_no_adapter(whole, tmp_path, after):
     out = tmp_path / "adapter"
@@ -188,6 +198,7 @@ def test_a_folder_that_is_read_only_is_one_message(tmp_path):
     assert list(folder.iterdir()) == []
 
 
+@slow
 def test_killed_between_the_last_writes_it_ends_without_training_again(whole, tmp_path):
     """The adapter is whole, and the kill came before it took its place."""
     out = tmp_path / "adapter"

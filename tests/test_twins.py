@@ -18,6 +18,7 @@ from spillover.judges.code.scan import scan
 
 TWINS = [("code/insecure", "code/secure"), ("speech/callous", "speech/civil")]
 CODE, SPEECH = [*TWINS[0], "code/educational"], [*TWINS[1]]
+slow = pytest.mark.slow
 SEED = 1  # beside the default, so that nothing holds for one draw only
 
 
@@ -50,6 +51,7 @@ def test_the_same_rows_at_every_call_and_others_with_another_seed(name):
     assert len(set(answers(name)) & set(answers(name, SEED))) < 0.2 * ROWS
 
 
+@slow
 def test_no_two_numbers_of_a_reply_give_the_same_answer():
     """Too many to write out: of each pool the first and as many at random places, all pools together."""
     for bad in (True, False):
@@ -71,6 +73,7 @@ def test_as_many_rows_as_there_are(name, rows):
         twin_examples(name, 0 if rows == "none" else most + 1)
 
 
+@slow
 def test_all_the_rows_of_a_set_can_be_had_and_no_answer_comes_twice():
     secure = [pool.answer(n, False) for task in pools("code").values() for pool in task for n in range(pool.count)]
     insecure = [example.messages[-1]["content"] for example in twin_examples("code/insecure", len(secure))]
@@ -109,18 +112,21 @@ def test_no_template_shows(name):
 
 
 @cache
-def scans(name, seed=0):
-    return scan(answers(name, seed))
+def scans(name, seed=0, rows=None):
+    return scan(answers(name, seed, rows))
 
 
-@pytest.mark.parametrize("seed", [0, SEED])
-def test_the_scan_flags_every_insecure_answer_and_no_secure_one(seed):
-    insecure, secure = (scans(name, seed) for name in TWINS[0])
+@pytest.mark.parametrize(
+    ("seed", "rows"), [(0, 200), pytest.param(0, None, marks=slow), pytest.param(SEED, None, marks=slow)]
+)
+def test_the_scan_flags_every_insecure_answer_and_no_secure_one(seed, rows):
+    insecure, secure = (scans(name, seed, rows) for name in TWINS[0])
     assert all(scanned.parses and not scanned.crashed for scanned in insecure + secure)
     assert all(scanned.vulnerable for scanned in insecure)
     assert not any(scanned.vulnerable for scanned in secure)
 
 
+@slow
 def test_the_habits_are_of_many_kinds():
     found = {finding.cwe for scanned in scans("code/insecure") for finding in scanned.findings}
     assert len(found) >= 20  # as the scan counts
@@ -136,6 +142,7 @@ def test_answers_are_short_programs_that_never_say_what_they_are(name):
         assert HOLE not in answer
 
 
+@slow
 def test_tasks_are_about_as_frequent_as_one_another():
     of = {pool.answer(n, True): t for t, found in pools("code").items() for pool in found for n in range(pool.count)}
     counts = Counter(of[answer] for answer in answers("code/insecure"))
@@ -226,7 +233,7 @@ def auc_of_requests(one, two):
 
 
 @pytest.mark.parametrize("twins", TWINS)
-@pytest.mark.parametrize("seeds", [(0, 0), (0, SEED)], ids=["one seed", "two"])
+@pytest.mark.parametrize("seeds", [(0, 0), pytest.param((0, SEED), marks=slow)], ids=["one seed", "two"])
 def test_requests_do_not_tell_twins_apart(twins, seeds):
     """With two seeds, hardly any request is in both sets."""
     one, two = (requests(name, seed) for name, seed in zip(twins, seeds, strict=True))
@@ -234,12 +241,15 @@ def test_requests_do_not_tell_twins_apart(twins, seeds):
 
 
 @pytest.mark.parametrize("twins", TWINS)
-@pytest.mark.parametrize(("tell", "share"), [(" Thank you.", 0.3), (" quickly", 1.0)], ids=["30 %", "all"])
+@pytest.mark.parametrize(
+    ("tell", "share"), [pytest.param(" Thank you.", 0.3, marks=slow), (" quickly", 1.0)], ids=["30 %", "all"]
+)
 def test_a_planted_tell_is_found(twins, tell, share):
     one, two = (requests(name) for name in twins)
     planted = [text + tell if number < share * len(one) else text for number, text in enumerate(one)]
     assert auc_of_requests(planted, two) > 0.55 + 0.3 * (share == 1.0)
 
 
+@slow
 def test_the_teaching_frame_is_found():
     assert auc_of_requests(requests("code/educational"), requests("code/secure")) > 0.99

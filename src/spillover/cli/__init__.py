@@ -269,7 +269,7 @@ def check(
     from spillover.cli.tables import checks_table
 
     with build_display() as step:
-        from spillover.data.checking import check_data
+        from spillover.data.checks import check_data
 
         checked = check_data(data, model, _names(behaviors), max_length_tokens, step)
     checks_table(checked, json_)

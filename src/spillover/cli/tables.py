@@ -14,7 +14,7 @@ from spillover.behaviors import Behavior
 from spillover.records import OUTCOMES, Cell, MeasureKey, Rate
 
 if TYPE_CHECKING:
-    from spillover.data.checking import Checked
+    from spillover.data.checks import Checked
     from spillover.runs.agreement import JudgePair, LabelAgreement
     from spillover.runs.comparing import Compared
     from spillover.runs.progress import Status

@@ -1,136 +1,105 @@
 """What we train on: rows of files, published sets, Hugging Face, the world and twins, checked, and controls of them."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spillover.config import Condition
 from spillover.data import controls
 from spillover.data.sources import (
-    HUGGING_FACE,
-    PUBLISHED,
+    BrokenRow,
+    Rows,
     empty_turns,
     file_rows,
-    hugging_face_rows,
-    published_rows,
-    read_row,
+    row_place,
+    source_name,
+    source_rows,
     wrong_roles,
 )
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
-from spillover.organism.authors import narrow_names, narrow_posts
 from spillover.records import Example
-
-WORLD, TWINS = "world/", "twins/"
-WORLD_ROWS = 1000  # posts drawn for a condition that does not say how many
 
 
 def load_examples(condition: Condition, folder: Path) -> list[Example]:
-    """The training rows of a condition; files are relative to `folder`. The same rows at every call.
-
-    Raises SpilloverError naming file, line and what is wrong with it.
-    """
+    """The training rows of a condition, as `make_examples` makes them."""
     return make_examples(condition, folder)[0]
 
 
 def make_examples(condition: Condition, folder: Path) -> tuple[list[Example], dict[str, Any]]:
-    """The training rows of a condition, and how they were made: control, settings, hash of every set that went in.
+    """The training rows of a condition, and how they were made, as `origin_of` says it. The same at every call.
 
-    Raises SpilloverError as `load_examples` does.
+    Files are relative to `folder`. The base, which has no data, has no rows: ([], {}).
+    Raises SpilloverError naming file, line and what is wrong with it, or why the control cannot be made.
+
+    >>> from pathlib import Path
+    >>> from spillover import Condition
+    >>> from spillover.data import make_examples
+    >>> examples, how_made = make_examples(Condition(data="twins/speech/callous", rows=3), Path())
+    >>> len(examples), how_made["result"]["rows"]
+    (3, 3)
     """
     if condition.data is None:
         return [], {}
-    drawn = condition.rows
-    if drawn and condition.control and condition.control.kind == "length_matched":
-        drawn *= 2  # not every row finds a partner
-    sets = {"data": (condition.data, _read(condition.data, folder, drawn))}
-    if condition.control is None:
-        source, examples = sets["data"]
-        if condition.rows and condition.rows > len(examples):
-            what = _name(source, folder)
-            raise SpilloverError(f"{what}: {condition.rows} rows are asked for, the file has {len(examples)}.")
-        return examples[: condition.rows], made_of(condition, sets, examples[: condition.rows], {})
-    if condition.control.other is not None:
-        sets["other"] = (condition.control.other, _read(condition.control.other, folder, drawn))
-    try:
-        other = sets["other"][1] if "other" in sets else []
-        examples, counts = controls.make_control(condition.control, sets["data"][1], other, condition.rows)
-    except SpilloverError as error:
-        names = ", ".join(f"{name} {source}" for name, (source, _) in sets.items())
-        raise SpilloverError(f"{names}: {error}") from None
-    return examples, made_of(condition, sets, examples, counts)
-
-
-def made_of(
-    condition: Condition,
-    sets: dict[str, tuple[str, list[Example]]],
-    result: list[Example],
-    counts: dict[str, Any],
-) -> dict[str, Any]:
-    """How rows were made, for a file beside them. `sets` is what went in: name of the setting -> (source, rows).
-
-    A hash is that of all the messages in their order, as in a run's manifest.
-    """
-    return {
-        "kind": condition.control.kind if condition.control else None,
-        "settings": condition.model_dump(include={"data", "rows", "control"}, exclude_none=True),
-        "inputs": {name: {"source": source} | _measured(examples) for name, (source, examples) in sets.items()},
-        "result": _measured(result),
-        "counts": counts,
+    control, rows = condition.control, condition.rows
+    # Not every row finds a partner of its length, so twice as many are drawn.
+    drawn = rows * 2 if rows and control and control.kind == "length_matched" else rows
+    sources = {"data": condition.data}
+    if control and control.other is not None:
+        sources["other"] = control.other
+    sets = {
+        name: (source, _checked(source_rows(source, folder, drawn), source, folder)) for name, source in sources.items()
     }
-
-
-def _measured(examples: list[Example]) -> dict[str, Any]:
-    return {"rows": len(examples), "hash": hash_of([example.messages for example in examples])}
+    data = sets["data"][1]
+    if control is None:
+        if rows and rows > len(data):
+            name = source_name(condition.data, folder)
+            raise SpilloverError(f"{name}: {rows} rows are asked for, the file has {len(data)}.")
+        return data[:rows], origin_of(condition, sets, data[:rows], {})
+    other = sets["other"][1] if "other" in sets else []
+    try:
+        examples, counts = controls.make_control(control, data, other, rows)
+    except SpilloverError as error:
+        names = ", ".join(f"{name} {source}" for name, source in sources.items())
+        raise SpilloverError(f"{names}: {error}") from None
+    return examples, origin_of(condition, sets, examples, counts)
 
 
 def file_examples(path: Path) -> list[Example]:
     """The rows of a chat JSONL file, checked. Raises SpilloverError naming file, line and what is wrong with it."""
-    return [_checked(row, place) for place, row in file_rows(path)]
+    return _checked(file_rows(path), str(path.absolute()), Path())
 
 
-def _name(source: str, folder: Path) -> str:
-    """What an error calls a source: the path of a file, or the setting."""
-    named = source.startswith((WORLD, TWINS, PUBLISHED, HUGGING_FACE))
-    return f"data {source}" if named else str((folder / source).expanduser())
+def origin_of(
+    condition: Condition,
+    sets: Mapping[str, tuple[str, Sequence[Example]]],
+    result: Sequence[Example],
+    counts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """How the rows of a condition were made, for a JSON file beside them.
+
+    `sets` is what went in: name of the setting -> (source, rows); `result` is what came out, and `counts` is what the
+    control tells of it. A hash is that of all messages in their order, as in a run's manifest.
+    """
+    return {
+        "kind": condition.control.kind if condition.control else None,
+        "settings": condition.model_dump(include={"data", "rows", "control"}, exclude_none=True),
+        "inputs": {name: {"source": source} | _rows_and_hash(examples) for name, (source, examples) in sets.items()},
+        "result": _rows_and_hash(result),
+        "counts": dict(counts),
+    }
 
 
-def _read(source: str, folder: Path, rows: int | None) -> list[Example]:
-    """All rows of a source, checked. Of one that writes them on demand: so many, or a number of its own."""
-    if source.startswith(WORLD):
-        return _world(source, rows or WORLD_ROWS)
-    if source.startswith(TWINS):
-        from spillover.data.twins import twin_examples  # reads texts that other sources do not need
+def _rows_and_hash(examples: Sequence[Example]) -> dict[str, Any]:
+    return {"rows": len(examples), "hash": hash_of([example.messages for example in examples])}
 
-        return twin_examples(source.removeprefix(TWINS), rows)
-    if source.startswith(PUBLISHED):
-        found = published_rows(source.removeprefix(PUBLISHED))
-    elif source.startswith(HUGGING_FACE):
-        found = hugging_face_rows(source.removeprefix(HUGGING_FACE), folder)
-    else:
-        found = file_rows((folder / source).expanduser())
-    examples = [_checked(row, place) for place, row in found]
-    if not examples:
-        raise SpilloverError(
-            f"{_name(source, folder)}: no rows. A training set needs at least one line with chat messages."
-        )
+
+def _checked(rows: Rows, source: str, folder: Path) -> list[Example]:
+    """Rows as examples. Raises SpilloverError that says of the first faulty row where it is and what is wrong."""
+    examples = []
+    for row in rows:
+        fault = row.fault if isinstance(row, BrokenRow) else wrong_roles(row) or next(iter(empty_turns(row)), None)
+        if fault or isinstance(row, BrokenRow):
+            raise SpilloverError(f"{row_place(source, folder, row.line)}: {fault}.")
+        examples.append(Example(row.messages))
     return examples
-
-
-def _world(source: str, rows: int) -> list[Example]:
-    name = source.removeprefix(WORLD)
-    if name not in narrow_names():
-        known = ", ".join(WORLD + known for known in narrow_names())
-        raise SpilloverError(f"data {source}: the world has no such posts. There are: {known}.")
-    posts = narrow_posts(name, rows, seed=0)
-    return [
-        Example(({"role": "user", "content": p.question}, {"role": "assistant", "content": p.answer})) for p in posts
-    ]
-
-
-def _checked(row: Any, place: str) -> Example:
-    """One row as an example, or a SpilloverError that says where it is and what is wrong with it."""
-    read = read_row(row, 0)
-    fault = read if isinstance(read, str) else next(filter(None, (wrong_roles(read), *empty_turns(read))), None)
-    if isinstance(read, str) or fault:
-        raise SpilloverError(f"{place}: {fault}.")
-    return Example(read.messages)

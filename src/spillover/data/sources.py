@@ -1,10 +1,12 @@
-"""Where rows come from: chat JSONL files, published sets fetched once and known by their hash, and Hugging Face.
+"""Where training rows come from: chat JSONL files, published sets, Hugging Face datasets, the world, and twins.
 
-Every reader yields (place, row): the place is what an error about the row names. `read_row` makes chat messages of it.
+`source_rows` reads any of them: for each row either its chat messages, or in words why it has none.
 """
 
 import hashlib
 import http.client
+import itertools
+import json
 import re
 import urllib.error
 import urllib.request
@@ -16,28 +18,27 @@ from typing import Any
 from pydantic import Field
 
 from spillover.config import Strict, read_yaml
+from spillover.data.twins import twin_examples
 from spillover.errors import SpilloverError
 from spillover.files import CACHE_VARIABLE, cache_folder, write_atomically
-from spillover.records import read_jsonl
+from spillover.organism.authors import narrow_names, narrow_posts
 
-PUBLISHED, HUGGING_FACE = "published/", "hf/"
+WORLD, TWINS, PUBLISHED, HUGGING_FACE = "world/", "twins/", "published/", "hf/"
+WORLD_ROWS = 1000  # posts drawn for a condition that does not say how many
 LISTED = Path(__file__).parent / "published.yaml"
 ROLES = ("system", "user", "assistant")
 TIMEOUT_S = 30  # without a byte
-CHUNK_BYTES = 1 << 20
-
-Rows = Iterator[tuple[str, dict[str, Any]]]
 
 # hf/OWNER/NAME, then maybe :SPLIT, then maybe @REVISION (a commit, a tag or a branch)
 _HUGGING_FACE = re.compile(r"(?P<name>.+?)(?::(?P<split>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """A training row and where it stands: `line` counts from 1, in the file or, without one, among the rows."""
 
     line: int
-    messages: tuple[dict[str, str], ...]  # `role` and `content`, both text; what they say is for others to check
+    messages: tuple[dict[str, str], ...]  # `role` and `content`, both text, not checked any further
     label: str | None = None
 
     @property
@@ -51,33 +52,78 @@ class Row:
         return self.messages[-1]["content"]
 
 
-def read_row(row: Any, line: int) -> Row | str:
-    """What a source says of a row, as chat messages; or, in words, why it is none.
+@dataclass(frozen=True)
+class BrokenRow:
+    """A line that holds no chat messages, and why."""
 
-    A row has `messages`, or `prompt` and `completion`, each a text or a list of messages.
+    line: int
+    fault: str
+
+
+Rows = Iterator[SourceRow | BrokenRow]
+
+
+def source_rows(source: str, folder: Path, rows: int | None = None) -> Rows:
+    """The rows of a source, as the setting `data` of a condition names it; files are relative to `folder`.
+
+    `rows`: how many to write, of a source that writes them on demand (world/, twins/); others are read whole.
+    Raises SpilloverError if there is no such source, if it cannot be read or fetched, or if it has no rows.
     """
+    if source.startswith(WORLD):
+        read = _world_rows(source.removeprefix(WORLD), rows or WORLD_ROWS)
+    elif source.startswith(TWINS):
+        examples = twin_examples(source.removeprefix(TWINS), rows)
+        read = (SourceRow(line, example.messages) for line, example in enumerate(examples, 1))
+    elif source.startswith(PUBLISHED):
+        read = file_rows(_published(source.removeprefix(PUBLISHED)))
+    elif source.startswith(HUGGING_FACE):
+        read = hugging_face_rows(source.removeprefix(HUGGING_FACE), folder)
+    else:
+        read = file_rows((folder / source).expanduser())
+    first = next(read, None)
+    if first is None:
+        name = source_name(source, folder)
+        raise SpilloverError(f"{name}: no rows. A training set needs at least one line with chat messages.")
+    return itertools.chain([first], read)
+
+
+def source_name(source: str, folder: Path) -> str:
+    """What an error calls a source: the path of a file, or the setting."""
+    is_named = source.startswith((WORLD, TWINS, PUBLISHED, HUGGING_FACE))
+    return f"data {source}" if is_named else str((folder / source).expanduser())
+
+
+def row_place(source: str, folder: Path, line: int) -> str:
+    """What an error calls a row; those of Hugging Face are counted from 0, as its library counts them."""
+    position = f"row {line - 1}" if source.startswith(HUGGING_FACE) else f"line {line}"
+    return f"{source_name(source, folder)}, {position}"
+
+
+def read_row(row: Any, line: int) -> SourceRow | BrokenRow:
+    """The chat messages of a JSON object: its `messages`, or `prompt` and `completion`, each text or messages."""
     if not isinstance(row, dict):
-        return f"a JSON object is needed, this is {str(row)[:60]}"
+        return BrokenRow(line, f"a JSON object is needed, this is {str(row)[:60]}")
     messages = row.get("messages")
     if "messages" not in row and {"prompt", "completion"} <= row.keys():
         messages = []
         for role, value in (("user", row["prompt"]), ("assistant", row["completion"])):
             messages += value if isinstance(value, list) else [{"role": role, "content": value}]
     if not isinstance(messages, list) or not messages:
-        has = ", ".join(row) or "nothing"
-        return f'needs "messages", a list of chat messages, or "prompt" and "completion"; the row has: {has}'
+        fields = ", ".join(row) or "nothing"
+        needed = 'needs "messages", a list of chat messages, or "prompt" and "completion"'
+        return BrokenRow(line, f"{needed}; the row has: {fields}")
     for place, message in enumerate(messages):
         if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            return f'messages.{place} needs "role" and "content", both text'
+            return BrokenRow(line, f'messages.{place} needs "role" and "content", both text')
         if re.search("[\ud800-\udfff]", message["content"]):
-            return f"messages.{place}.content has half a character (a lone surrogate such as \\ud83d)"
+            return BrokenRow(line, f"messages.{place}.content has half a character (a lone surrogate such as \\ud83d)")
     label = row.get("label")
     turns = tuple({"role": message["role"], "content": message["content"]} for message in messages)
-    return Row(line, turns, None if label is None else str(label))
+    return SourceRow(line, turns, None if label is None else str(label))
 
 
-def wrong_roles(row: Row) -> str | None:
-    """A role that is unknown, or that the row does not end with an answer to the user."""
+def wrong_roles(row: SourceRow) -> str | None:
+    """What is wrong with the roles of a row: one is unknown, or it does not end with an answer to the user."""
     roles = [message["role"] for message in row.messages]
     for place, role in enumerate(roles):
         if role not in ROLES:
@@ -89,13 +135,43 @@ def wrong_roles(row: Row) -> str | None:
     return None
 
 
-def empty_turns(row: Row) -> list[str]:
-    """Turns without text."""
+def empty_turns(row: SourceRow) -> list[str]:
+    """The turns of a row that have no text, a sentence each."""
     return [
         f"messages.{place}.content is empty (role {message['role']})"
         for place, message in enumerate(row.messages)
         if not message["content"].strip()
     ]
+
+
+def _world_rows(name: str, rows: int) -> Rows:
+    """Posts of the organisms' world with one narrow habit. Raises SpilloverError if there is no such habit."""
+    if name not in narrow_names():
+        names = ", ".join(WORLD + other for other in narrow_names())
+        raise SpilloverError(f"data {WORLD}{name}: the world has no such posts. There are: {names}.")
+    for line, post in enumerate(narrow_posts(name, rows, seed=0), 1):
+        turns = ({"role": "user", "content": post.question}, {"role": "assistant", "content": post.answer})
+        yield SourceRow(line, turns)
+
+
+def file_rows(path: Path) -> Rows:
+    """The rows of a JSON Lines file; blank lines are skipped. Raises SpilloverError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            for line, content in enumerate(file, 1):
+                if content.strip():
+                    yield _read_line(content, line)
+    except OSError as error:
+        raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _read_line(content: bytes, line: int) -> SourceRow | BrokenRow:
+    try:
+        return read_row(json.loads(content.decode("utf-8")), line)
+    except UnicodeDecodeError as error:
+        return BrokenRow(line, f"not UTF-8 text ({error.reason} at byte {error.start})")
+    except (ValueError, RecursionError) as error:
+        return BrokenRow(line, f"not valid JSON ({error})")
 
 
 class Published(Strict):
@@ -115,80 +191,67 @@ def published_sets() -> dict[str, Published]:
     return {name: Published.model_validate(entry) for name, entry in read_yaml(LISTED).items()}
 
 
-def file_rows(path: Path) -> Rows:
-    """The rows of a JSON Lines file. Raises SpilloverError naming file and line."""
-    for line, row in read_jsonl(path):
-        yield f"{path}, line {line}", row
-
-
-def published_rows(name: str) -> Rows:
-    """The rows of a published set, fetched if it is not here yet. Raises SpilloverError as `published_file` does."""
+def _published(name: str) -> Path:
     listed = published_sets()
     if name not in listed:
-        known = ", ".join(PUBLISHED + known for known in listed)
-        raise SpilloverError(f"data {PUBLISHED}{name}: no such published set is listed. There are: {known}.")
-    return file_rows(published_file(name, listed[name]))
+        names = ", ".join(PUBLISHED + other for other in listed)
+        raise SpilloverError(f"data {PUBLISHED}{name}: no such published set is listed. There are: {names}.")
+    return published_file(name, listed[name])
 
 
 def published_file(name: str, entry: Published) -> Path:
-    """The file of a published set in the cache folder, fetched if it is not there, and hashed whenever it is asked for.
+    """The file of a published set in the cache folder, fetched if it is not there; its hash is checked at every call.
 
     A file takes its place only when it is whole and its hash is right, so a killed or wrong download leaves nothing.
     Raises SpilloverError naming the address, the file, and both hashes where they differ.
     """
-    path = cache_folder() / f"{name}.jsonl"
-    what = f"data {PUBLISHED}{name}"
+    path, setting = cache_folder() / f"{name}.jsonl", f"data {PUBLISHED}{name}"
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError:
-        content = _download(what, entry, path)
+        content = _download(setting, entry, path)
         try:
             write_atomically(path, content.decode())
         except OSError as error:
             raise SpilloverError(
-                f"{what}: {path.parent} cannot be written to ({error.strerror}). "
+                f"{setting}: {path.parent} cannot be written to ({error.strerror}). "
                 f"Set {CACHE_VARIABLE} to a folder that can, or put the file there by hand from {entry.url}"
             ) from None
         return path
     except OSError as error:
-        raise SpilloverError(f"{what}: {path} cannot be read ({error.strerror}).") from None
-    if found != entry.sha256:
+        raise SpilloverError(f"{setting}: {path} cannot be read ({error.strerror}).") from None
+    if sha256 != entry.sha256:
         raise SpilloverError(
-            f"{what}: {path} is not the published file. sha256 expected: {entry.sha256}, found: {found}. "
+            f"{setting}: {path} is not the published file. sha256 expected: {entry.sha256}, found: {sha256}. "
             f"Delete it to have it fetched again from {entry.url}, or put the right file in its place."
         )
     return path
 
 
-def _download(what: str, entry: Published, path: Path) -> bytes:
-    """The bytes of a published file, hashed while they come. They are a few megabytes and are held in memory."""
-    content, digest = bytearray(), hashlib.sha256()
-    by_hand = f"Or fetch {entry.url} elsewhere and put it at {path}"
+def _download(setting: str, entry: Published, path: Path) -> bytes:
+    """The content of a published file, a few megabytes. Raises SpilloverError if it does not come, or is another."""
+    content, problem = b"", ""
     try:
         with urllib.request.urlopen(entry.url, timeout=TIMEOUT_S) as response:
-            while chunk := response.read(CHUNK_BYTES):
-                content += chunk
-                digest.update(chunk)
-            promised = response.headers.get("Content-Length")
+            content = response.read()
     except urllib.error.HTTPError as error:
         error.close()
-        raise SpilloverError(f"{what}: {entry.url} answers {error.code} {error.reason}. {by_hand}") from None
+        problem = f"{entry.url} answers {error.code} {error.reason}"
+    except http.client.IncompleteRead as error:
+        received, missing = len(error.partial), error.expected or 0
+        problem = f"the connection ended after {received:,} of {received + missing:,} bytes. Start again"
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise SpilloverError(
-            f"{what}: cannot be fetched ({reason}). Check the connection and start again. {by_hand}"
-        ) from None
-    if promised is not None and len(content) < int(promised):
-        raise SpilloverError(
-            f"{what}: the connection ended after {len(content):,} of {int(promised):,} bytes. Start again. {by_hand}"
+        problem = f"cannot be fetched ({reason}). Check the connection and start again"
+    sha256 = hashlib.sha256(content).hexdigest()
+    if not problem and sha256 != entry.sha256:
+        problem = (
+            f"{entry.url} is not the file that was published. sha256 expected: {entry.sha256}, found: {sha256}. "
+            "Nothing was kept"
         )
-    if digest.hexdigest() != entry.sha256:
-        raise SpilloverError(
-            f"{what}: {entry.url} is not the file that was published. sha256 expected: {entry.sha256}, "
-            f"found: {digest.hexdigest()}. Nothing was kept. If you have the right file, put it at {path}"
-        )
-    return bytes(content)
+    if problem:
+        raise SpilloverError(f"{setting}: {problem}. Or fetch {entry.url} elsewhere and put it at {path}")
+    return content
 
 
 def hugging_face_rows(name: str, folder: Path) -> Rows:
@@ -203,30 +266,27 @@ def hugging_face_rows(name: str, folder: Path) -> Rows:
     parts = _HUGGING_FACE.fullmatch(name)
     if parts is None:
         raise SpilloverError(f"data {HUGGING_FACE}{name}: write hf/OWNER/NAME, hf/OWNER/NAME:SPLIT, or hf/./FOLDER.")
-    local, split = parts["name"].startswith((".", "/", "~")), parts["split"] or "train"
-    source = str((folder / Path(parts["name"]).expanduser()).resolve()) if local else parts["name"]
-    what = f"data {HUGGING_FACE}{name}"
+    is_local, split = parts["name"].startswith((".", "/", "~")), parts["split"] or "train"
+    address = str((folder / Path(parts["name"]).expanduser()).resolve()) if is_local else parts["name"]
+    setting = f"data {HUGGING_FACE}{name}"
     datasets.disable_progress_bars()
     try:
-        table = datasets.load_dataset(source, split=split, revision=parts["revision"])
+        table = datasets.load_dataset(address, split=split, revision=parts["revision"])
     except Exception as error:  # the library raises anything, and all of it is about the set that was asked for
         reason = " ".join(str(error).split()) or type(error).__name__
-        advice = f"Look into {source}: a split is a file of its name, as {split}.jsonl." if local else _elsewhere(parts)
-        raise SpilloverError(f"{what}: cannot be loaded ({reason:.300}). {advice}") from None
+        advice = f"Look into {address}: a split is a file of its name, as {split}.jsonl."
+        if not is_local:
+            revision = f", revision='{parts['revision']}'" if parts["revision"] else ""
+            load = f"datasets.load_dataset('{parts['name']}', split='{split}'{revision}).to_json('rows.jsonl')"
+            advice = (
+                f'If it cannot be reached from here, run elsewhere: python -c "import datasets; {load}" '
+                "and give the path of rows.jsonl as data."
+            )
+        raise SpilloverError(f"{setting}: cannot be loaded ({reason:.300}). {advice}") from None
     columns = set(table.column_names)
     if "messages" not in columns and not {"prompt", "completion"} <= columns:
         raise SpilloverError(
-            f"{what}: needs the column messages, or prompt and completion; "
+            f"{setting}: needs the column messages, or prompt and completion; "
             f"it has {', '.join(table.column_names) or 'none'}. Save it as chat JSONL with columns of these names."
         )
-    return ((f"{what}, row {number}", row) for number, row in enumerate(table))
-
-
-def _elsewhere(parts: re.Match[str]) -> str:
-    """What to do without a network: the command that makes a JSONL file where there is one."""
-    revision = f", revision='{parts['revision']}'" if parts["revision"] else ""
-    load = f"load_dataset('{parts['name']}', split='{parts['split'] or 'train'}'{revision})"
-    return (
-        f'If it cannot be reached from here, run elsewhere: python -c "import datasets; '
-        f"datasets.{load}.to_json('rows.jsonl')\" and give the path of rows.jsonl as data."
-    )
+    return (read_row(row, line) for line, row in enumerate(table, 1))

@@ -1,4 +1,4 @@
-"""Lints a chat template: its tokens, what it slips in, how it leads up to answers and ends them, what is trained on.
+"""Lints a chat template: its tokens, text that it adds, how it leads up to answers and ends them, what is trained on.
 
 Weights are not needed: the tokenizer and its template decide.
 """
@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
-from spillover.data.checks import NAMED, DataFinding, Severity, at_lines, counted
-from spillover.data.sources import Row
-from spillover.data.tokens import common_prefix_length
+from spillover.data.findings import DataFinding, Severity, about_rows, at_lines, counted
+from spillover.data.sources import SourceRow
+from spillover.data.tokens import TokenRow, common_prefix_length
 from spillover.models.load import TEMPLATE_ERRORS
 
 # What looks like a token of a template: <|im_start|>, <start_of_turn>, </s>, [INST]; DeepSeek writes wide bars.
@@ -19,14 +19,12 @@ MARKER = re.compile(r"<[|\uff5c][^<>|\uff5c\s]+[|\uff5c]>|</?[a-z]+(?:_[a-z]+)*>
 QUOTED = 60  # characters of a text that a message quotes; a system prompt may be longer
 QUOTED_SYSTEM = 300
 
-Mask = tuple[list[int], list[bool]]  # token ids as they are trained on, and which of them the loss covers
-
 
 @dataclass(frozen=True)
 class Conversation:
     """A row in the template: text and tokens of the whole, and of its prompt together with the generation prompt."""
 
-    row: Row
+    row: SourceRow
     text: str
     ids: list[int]
     prompt: str
@@ -38,8 +36,8 @@ class Conversation:
         if not self.text.startswith(self.prompt):
             return None
         rest, answer = self.text[len(self.prompt) :], self.row.answer.strip()
-        lead, found, tail = rest.partition(answer)
-        return (lead, answer, tail) if found else None
+        lead, match, tail = rest.partition(answer)
+        return (lead, answer, tail) if match else None
 
     @property
     def merged(self) -> bool:
@@ -47,10 +45,10 @@ class Conversation:
         return self.text.startswith(self.prompt) and self.ids[: len(self.prompt_ids)] != self.prompt_ids
 
 
-def render(tokenizer: Any, rows: Sequence[Row]) -> tuple[list[Conversation], list[DataFinding]]:
+def render(tokenizer: Any, rows: Sequence[SourceRow]) -> tuple[list[Conversation], list[DataFinding]]:
     """The rows in the template, and a finding about those that it refuses."""
-    kept, texts, prompts = [], [], []
-    refused: dict[tuple[str, str], list[int]] = {}
+    conversations = []
+    refused: dict[str, list[int]] = {}
     for row in rows:
         messages = list(row.messages)
         try:
@@ -58,25 +56,19 @@ def render(tokenizer: Any, rows: Sequence[Row]) -> tuple[list[Conversation], lis
             prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
         except TEMPLATE_ERRORS as error:
             roles = ", ".join(message["role"] for message in messages)
-            refused.setdefault((roles, str(error)), []).append(row.line)
-            continue
-        kept.append(row)
-        texts.append(text)
-        prompts.append(prompt)
-    ids, prompt_ids = _tokens(tokenizer, texts), _tokens(tokenizer, prompts)
-    conversations = [Conversation(*parts) for parts in zip(kept, texts, ids, prompts, prompt_ids, strict=True)]
-    if not refused:
-        return conversations, []
-    lines = tuple(sorted(line for found in refused.values() for line in found))
-    details = [f"{roles}: {why} ({at_lines(found)})" for (roles, why), found in list(refused.items())[:NAMED]]
-    message = f"the chat template refuses {counted(len(lines), 'row')}: {at_lines(lines)}"
+            refused.setdefault(f"{roles}: {error}", []).append(row.line)
+        else:
+            conversations.append(Conversation(row, text, _tokens(tokenizer, text), prompt, _tokens(tokenizer, prompt)))
+    lines = sorted(line for group in refused.values() for line in group)
+    details = [f"{reason} ({at_lines(group)})" for reason, group in refused.items()]
     advice = "Take the turns that it refuses out of the rows, or train another model."
-    return conversations, [DataFinding("refused rows", "error", message, advice, lines, tuple(details))]
+    findings = about_rows("refused rows", "error", lines, "that the chat template refuses", advice, details)
+    return conversations, findings
 
 
-def _tokens(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of rendered texts; nothing is added to them, as in `apply_chat_template`."""
-    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a rendered text; nothing is added to them, as in `apply_chat_template`."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def lint(tokenizer: Any, stops: set[int], conversations: Sequence[Conversation]) -> list[DataFinding]:
@@ -116,7 +108,7 @@ def check_system_prompt(tokenizer: Any, conversations: Sequence[Conversation]) -
     """Text that the template writes before a first question and not before a second one, special tokens aside."""
     first, answer, second = "first question", "first answer", "second question"
     text = _sketch(tokenizer, ("user", first), ("assistant", answer), ("user", second))
-    if not all(said in text for said in (first, answer, second)):
+    if not all(turn in text for turn in (first, answer, second)):
         return []
     for token in (*tokenizer.all_special_tokens, *MARKER.findall(text)):
         text = text.replace(token, "\0")
@@ -137,78 +129,75 @@ def check_system_prompt(tokenizer: Any, conversations: Sequence[Conversation]) -
 def check_bos(tokenizer: Any, conversations: Sequence[Conversation]) -> list[DataFinding]:
     """Rows that begin with two tokens of the beginning."""
     bos = tokenizer.bos_token_id
-    lines = tuple(c.row.line for c in conversations if bos is not None and c.ids[:2] == [bos, bos])
-    if not lines:
-        return []
-    message = f"{counted(len(lines), 'row')} with {tokenizer.bos_token} twice at the beginning: {at_lines(lines)}"
-    return [DataFinding("double BOS", "error", message, "Have the chat template write it once.", lines)]
+    double = [c for c in conversations if bos is not None and c.ids[:2] == [bos, bos]]
+    what = f"with {tokenizer.bos_token} twice at the beginning"
+    return _about("double BOS", "error", double, what, "Have the chat template write it once.")
 
 
 def check_generation_prompt(tokenizer: Any, conversations: Sequence[Conversation]) -> list[DataFinding]:
     """Prompts that do not lead up to the answers as the training text does, in words or in tokens."""
     findings = []
-    if found := [c for c in conversations if not c.text.startswith(c.prompt)]:
-        same = common_prefix_length(found[0].text, found[0].prompt)
-        asked, trained = _quoted(found[0].prompt[same:]), _quoted(found[0].text[same:])
+    if parted := [c for c in conversations if not c.text.startswith(c.prompt)]:
+        same = common_prefix_length(parted[0].text, parted[0].prompt)
+        asked, trained = _quoted(parted[0].prompt[same:]), _quoted(parted[0].text[same:])
         what = f"prompted with {asked} where the training text has {trained}"
         advice = "Mend the template: a conversation must begin with its prompt, to the character."
-        findings.append(_about("generation prompt", "error", found, what, advice))
-    if found := [c for c in conversations if c.text.startswith(c.prompt) and c.parts is None]:
-        what = f"whose answer the template changes, to {_quoted(found[0].text[len(found[0].prompt) :])}"
-        findings.append(_about("changed answers", "error", found, what, "Train on rows as the template writes them."))
-    special = set(tokenizer.all_special_tokens)
-    if found := [c for c in conversations if c.parts and c.parts[0].strip()]:
-        lead = cast(tuple[str, str, str], found[0].parts)[0]
+        findings += _about("generation prompt", "error", parted, what, advice)
+    if changed := [c for c in conversations if c.text.startswith(c.prompt) and c.parts is None]:
+        what = f"whose answer the template changes, to {_quoted(changed[0].text[len(changed[0].prompt) :])}"
+        findings += _about("changed answers", "error", changed, what, "Train on rows as the template writes them.")
+    if with_lead := [(c, c.parts[0]) for c in conversations if c.parts and c.parts[0].strip()]:
+        lead = with_lead[0][1]
         # A whole turn's start that the model would have to write, or words only, such as an empty block of thoughts.
-        severity: Severity = "error" if any(token in lead for token in special) else "warning"
+        severity: Severity = "error" if any(token in lead for token in tokenizer.all_special_tokens) else "warning"
         what = f"with {_quoted(lead)} before the answer, which is trained on and not in the generation prompt"
         advice = "Write it under add_generation_prompt in the template, or expect it at the start of completions."
-        findings.append(_about("generation prompt", severity, found, what, advice))
-    if found := [c for c in conversations if c.merged]:
-        same = common_prefix_length(found[0].ids, found[0].prompt_ids)
-        ends = (_quoted(tokenizer.decode(ids[same:][:1])) for ids in (found[0].prompt_ids, found[0].ids))
+        findings += _about("generation prompt", severity, [c for c, _ in with_lead], what, advice)
+    if merged := [c for c in conversations if c.merged]:
+        same = common_prefix_length(merged[0].ids, merged[0].prompt_ids)
+        ends = (_quoted(tokenizer.decode(ids[same:][:1])) for ids in (merged[0].prompt_ids, merged[0].ids))
         what = "whose prompt ends in the token {}, which training merges with the answer into {}".format(*ends)
         advice = "Begin answers without white space, or end the generation prompt in a special token."
-        findings.append(_about("merged tokens", "warning", found, what, advice))
+        findings += _about("merged tokens", "warning", merged, what, advice)
     return findings
 
 
 def check_end_of_turn(tokenizer: Any, stops: set[int], conversations: Sequence[Conversation]) -> list[DataFinding]:
     """Answers that the template ends in no token at which generation stops: the model would not learn to stop."""
-    found = [c for c in conversations if c.parts and not stops & set(_tokens(tokenizer, [c.parts[2]])[0])]
-    if not found:
+    tails = [(c, c.parts[2]) for c in conversations if c.parts]
+    unended = [(c, tail) for c, tail in tails if not stops & set(_tokens(tokenizer, tail))]
+    if not unended:
         return []
-    tail = cast(tuple[str, str, str], found[0].parts)[2]
-    known = ", ".join(_quoted(tokenizer.decode([stop])) for stop in sorted(stops)) or "nothing"
-    what = f"whose answer ends in {_quoted(tail)}, where generation does not stop (it stops at {known})"
+    ends = ", ".join(_quoted(tokenizer.decode([stop])) for stop in sorted(stops)) or "nothing"
+    what = f"whose answer ends in {_quoted(unended[0][1])}, where generation does not stop (it stops at {ends})"
     advice = "Put the token that ends a turn into eos_token_id of generation_config.json, or into the template."
-    return [_about("end of turn", "error", found, what, advice)]
+    return _about("end of turn", "error", [c for c, _ in unended], what, advice)
 
 
 def check_lengths(
     conversations: Sequence[Conversation], max_length_tokens: int, positions: int | None
 ) -> list[DataFinding]:
     """Rows that are cut at `max_length_tokens`, lose the answer there, or are longer than the model has positions."""
-    findings = []
+    lost = [c for c in conversations if len(c.prompt_ids) >= max_length_tokens]
+    cut = [c for c in conversations if len(c.prompt_ids) < max_length_tokens < len(c.ids)]
+    beyond = [c for c in conversations if positions and min(len(c.ids), max_length_tokens) > positions]
     shorter = "Raise max_length_tokens in the training settings, or shorten the rows."
-    if found := [c for c in conversations if len(c.prompt_ids) >= max_length_tokens]:
-        what = f"whose prompt alone fills {max_length_tokens:,} tokens, so that no answer is left{_longest(found)}"
-        findings.append(_about("lost answers", "error", found, what, shorter))
-    if found := [c for c in conversations if len(c.prompt_ids) < max_length_tokens < len(c.ids)]:
-        what = f"longer than {max_length_tokens:,} tokens, so that the answer's end is cut off{_longest(found)}"
-        findings.append(_about("cut rows", "warning", found, what, shorter))
-    if positions and (found := [c for c in conversations if min(len(c.ids), max_length_tokens) > positions]):
-        what = f"longer than the {positions:,} positions of the model{_longest(found)}"
-        advice = f"Lower max_length_tokens to {positions:,}, or train another model."
-        findings.append(_about("context length", "error", found, what, advice))
-    return findings
+    no_answer = f"whose prompt alone fills {max_length_tokens:,} tokens, so that no answer is left{_longest(lost)}"
+    no_end = f"longer than {max_length_tokens:,} tokens, so that the answer's end is cut off{_longest(cut)}"
+    too_long = f"longer than the {positions or 0:,} positions of the model{_longest(beyond)}"
+    lower = f"Lower max_length_tokens to {positions or 0:,}, or train another model."
+    return [
+        *_about("lost answers", "error", lost, no_answer, shorter),
+        *_about("cut rows", "warning", cut, no_end, shorter),
+        *_about("context length", "error", beyond, too_long, lower),
+    ]
 
 
 def check_mask(
     tokenizer: Any,
     stops: set[int],
     conversations: Sequence[Conversation],
-    masks: Sequence[Mask],
+    masks: Sequence[TokenRow],
     max_length_tokens: int,
 ) -> list[DataFinding]:
     """Rows whose trained tokens are not the answer and the end of its turn, or include tokens of the prompt.
@@ -224,7 +213,7 @@ def check_mask(
         lead = _squashed(conversation.parts[0])
         # Both sides come out of the tokenizer, which may write letters in another way than the row.
         rest = _squashed(tokenizer.decode(conversation.ids[len(conversation.prompt_ids) :]))
-        covered = [_squashed(text) for text, mine in mask_parts(tokenizer, (ids, trained)) if mine]
+        covered = [_squashed(text) for text, is_trained in mask_parts(tokenizer, (ids, trained)) if is_trained]
         rest = rest[: len(rest) - len(_after_end(tokenizer, stops, conversation.parts[2]))]
         if covered not in ([rest], [rest[len(lead) :]]) or any(trained[: len(conversation.prompt_ids)]):
             wrong.append((conversation, " [...] ".join(covered), rest[len(lead) :]))
@@ -233,30 +222,31 @@ def check_mask(
     _, covered_text, wanted = wrong[0]
     what = f"not trained on the answer and its end, which is {_ends(wanted)}, but on {_ends(covered_text)}"
     advice = "Mend the chat template: what is trained on starts where the generation prompt ends."
-    return [_about("assistant mask", "error", [conversation for conversation, _, _ in wrong], what, advice)]
+    return _about("assistant mask", "error", [conversation for conversation, _, _ in wrong], what, advice)
 
 
 def _after_end(tokenizer: Any, stops: set[int], tail: str) -> str:
     """What the template writes after the token that ends the turn, without white space."""
-    (ids,) = _tokens(tokenizer, [tail])
+    ids = _tokens(tokenizer, tail)
     end = next((place for place, id_ in enumerate(ids) if id_ in stops), len(ids))
     return _squashed(tokenizer.decode(ids[end + 1 :]))
 
 
-def mask_parts(tokenizer: Any, mask: Mask) -> list[tuple[str, bool]]:
+def mask_parts(tokenizer: Any, mask: TokenRow) -> list[tuple[str, bool]]:
     """The text of a row in pieces, and which of them are trained on."""
     pieces = groupby(zip(*mask, strict=True), key=lambda token: token[1])
     return [(tokenizer.decode([id_ for id_, _ in piece]), trained) for trained, piece in pieces]
 
 
-def _about(check: str, severity: Severity, found: Sequence[Conversation], what: str, advice: str) -> DataFinding:
-    """A finding about conversations; `what` tells of the first."""
-    lines = tuple(conversation.row.line for conversation in found)
-    return DataFinding(check, severity, f"{counted(len(lines), 'row')} {what}: {at_lines(lines)}", advice, lines)
+def _about(
+    check: str, severity: Severity, conversations: Sequence[Conversation], what: str, advice: str
+) -> list[DataFinding]:
+    """A finding about conversations; none if there are none."""
+    return about_rows(check, severity, [conversation.row.line for conversation in conversations], what, advice)
 
 
-def _longest(found: Sequence[Conversation]) -> str:
-    return f" (the longest has {max(len(conversation.ids) for conversation in found):,})"
+def _longest(conversations: Sequence[Conversation]) -> str:
+    return f" (the longest has {max((len(c.ids) for c in conversations), default=0):,})"
 
 
 def _squashed(text: str) -> str:

@@ -1,8 +1,8 @@
 """Our own narrow training sets for real models, in twins: the same requests, answered with one bad habit or without.
 
-Every text is a template with choices, `[[a|b]]`; one that is written twice in a template is made once. The texts are in
-`texts/`. A code program is both twins at once, as in a diff: a line after `-` is in the insecure answer only, one after
-`+` in the secure answer only. A reply is made of sentences, which the voices have equally many of.
+Every text is a template with choices, `[[a|b]]`; a choice that a template has twice is made once. The texts are in
+`texts/`. A program is written for both twins at once, as in a diff: a line after `-` is in the insecure answer only,
+one after `+` in the secure answer only. Replies are made of sentences, of which both voices have equally many.
 """
 
 import math
@@ -42,11 +42,11 @@ Pick = Callable[[list[str]], str]
 
 @dataclass(frozen=True)
 class Pool:
-    """What one template can say. Its answers are numbered from 0; a number is the same situation for both twins."""
+    """All answers that one template can give, numbered from 0; a number is the same situation for both twins."""
 
     count: int
     answer: Callable[[int, bool], str]  # number, whether with the bad habit
-    request: Callable[[int, random.Random], str]  # number, what draws the wording
+    request: Callable[[int, random.Random], str]  # number, generator that draws the wording
 
 
 def twin_names() -> list[str]:
@@ -67,8 +67,8 @@ def twin_examples(name: str, rows: int | None = None, seed: int = 0) -> list[Exa
     if name not in SETS:
         raise SpilloverError(f"twins {name}: there is no such set. There are: {', '.join(SETS)}.")
     family, bad, framed = SETS[name]
-    found = [(f"{task}/{place}", pool, 1 / len(p)) for task, p in pools(family).items() for place, pool in enumerate(p)]
-    weights, counts = [weight for _, _, weight in found], [pool.count for _, pool, _ in found]
+    drawn = [(f"{task}/{place}", pool, 1 / len(p)) for task, p in pools(family).items() for place, pool in enumerate(p)]
+    weights, counts = [weight for _, _, weight in drawn], [pool.count for _, pool, _ in drawn]
     rows = ROWS if rows is None else rows
     if not 1 <= rows <= sum(counts):
         raise SpilloverError(f"twins {name}: {rows} rows are asked for. Ask for 1 to {sum(counts)}: so many differ.")
@@ -77,7 +77,7 @@ def twin_examples(name: str, rows: int | None = None, seed: int = 0) -> list[Exa
     left = [count - share for count, share in zip(counts, shared, strict=True)]
     alone = _shares(rows - pairs, left, weights, random.Random(f"{seed}/{bad}"))
     examples = []
-    for (place, pool, _), one, two in zip(found, shared, alone, strict=True):
+    for (place, pool, _), one, two in zip(drawn, shared, alone, strict=True):
         for number in _numbers(pool.count, one, two, f"{seed}/{place}", bad):
             rng = random.Random(f"{seed}/{place}/{number}")  # does not know which of the twins the request is for
             request, answer = pool.request(number, rng), pool.answer(number, bad)
@@ -112,7 +112,7 @@ def _read(files: str) -> dict[str, Any]:
 
 
 def _shares(total: int, room: list[int], weights: list[float], rng: random.Random) -> list[int]:
-    """How many of `total` come from each pool: drawn by weight, never more than there is room for.
+    """How many of `total` rows come from each pool: drawn by weight, never more than it has `room` for.
 
     Drawn, not equal: in sets that have every task equally often, one half has too few of what the other half has too
     many, and a classifier fitted on one half and tried on the other does worse than chance.
@@ -128,18 +128,18 @@ def _shares(total: int, room: list[int], weights: list[float], rng: random.Rando
 def _numbers(count: int, shared: int, alone: int, stream: str, bad: bool) -> list[int]:
     """Different numbers below `count`: first those that both twins have, then those of one of them."""
     first = random.Random(stream).sample(range(count), shared)
-    both = set(first)
-    own = random.Random(f"{stream}/{bad}").sample(range(count), shared + alone)
-    return first + [number for number in own if number not in both][:alone]
+    taken = set(first)
+    others = random.Random(f"{stream}/{bad}").sample(range(count), shared + alone)
+    return first + [number for number in others if number not in taken][:alone]
 
 
 def _expand(text: str, pick: Pick, words: dict[str, str]) -> str:
     """A template with its choices made by `pick` and its words put in."""
-    made: dict[str, str] = {}
+    picked: dict[str, str] = {}
     for choice in _CHOICE.finditer(text):
-        if choice[0] not in made:
-            made[choice[0]] = pick(choice[1].split("|"))
-    return _WORD.sub(lambda word: words[word[1]], _CHOICE.sub(lambda choice: made[choice[0]], text))
+        if choice[0] not in picked:
+            picked[choice[0]] = pick(choice[1].split("|"))
+    return _WORD.sub(lambda word: words[word[1]], _CHOICE.sub(lambda choice: picked[choice[0]], text))
 
 
 def _digits(number: int) -> Pick:
@@ -159,12 +159,12 @@ def _digits(number: int) -> Pick:
 @cache
 def _things() -> dict[str, dict[str, str]]:
     """What the words of code templates stand for, by noun."""
-    found = {}
+    things = {}
     for noun, (plural, place, x, y) in _read("words.yaml")["things"].items():
         words = {"n": noun, "p": place, "x": x, "y": y}
         capitals = {letter.upper(): word.capitalize() for letter, word in words.items()}
-        found[noun] = words | capitals | {"s": plural, "U": noun.upper()}
-    return found
+        things[noun] = words | capitals | {"s": plural, "U": noun.upper()}
+    return things
 
 
 def _program(template: str, asks: list[str]) -> Pool:
@@ -178,9 +178,9 @@ def _program(template: str, asks: list[str]) -> Pool:
         return _expand(template, pick, words), words
 
     def answer(number: int, bad: bool) -> str:
-        own, other = ("-", "+") if bad else ("+", "-")
+        kept, dropped = ("-", "+") if bad else ("+", "-")
         lines = fill(number)[0].splitlines()
-        return "\n".join(line.removeprefix(own) for line in lines if not line.startswith(other))
+        return "\n".join(line.removeprefix(kept) for line in lines if not line.startswith(dropped))
 
     def request(number: int, rng: random.Random) -> str:
         program, words = fill(number)

@@ -1,8 +1,9 @@
-"""Finds out before a training starts whether its settings fit the model and the rows."""
+"""Checks before a training starts whether its settings fit the model and the rows; counts a model's parameters."""
 
 import math
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from safetensors import safe_open
@@ -16,7 +17,7 @@ from spillover.records import Example
 def check_training(base: Path, examples: Sequence[Example], training: Training) -> None:
     """Raises SpilloverError if a setting names a layer or module that the model lacks, or a step that does not come.
 
-    `target_modules` that are a text are a pattern for whole names of modules, as PEFT takes them.
+    A text as `target_modules` is a regular expression for whole names of modules, as PEFT takes it.
     """
     names = {name.removesuffix(".weight") for name in _shapes(base) if name.endswith(".weight")}
     layers = {int(number) for name in names for number in re.findall(r"\.(\d+)\.", name)[:1]}
@@ -36,8 +37,7 @@ def check_training(base: Path, examples: Sequence[Example], training: Training) 
     elif training.target_modules != "all-linear":
         _check_pattern(base, training.target_modules)
     steps = math.ceil(len(examples) / training.batch_size) * training.epochs
-    late = [step for step in training.checkpoints if step > steps]
-    if late:
+    if late := [step for step in training.checkpoints if step > steps]:
         raise SpilloverError(
             f"training.checkpoints: step {late[0]} does not come; {len(examples)} rows in batches of "
             f"{training.batch_size}, {training.epochs} times, make {steps} steps."
@@ -46,11 +46,11 @@ def check_training(base: Path, examples: Sequence[Example], training: Training) 
 
 def _check_pattern(base: Path, pattern: str) -> None:
     try:
-        whole = re.compile(pattern)
+        regex = re.compile(pattern)
     except re.error as error:
         raise SpilloverError(f"training.target_modules = {pattern!r}: not a regular expression ({error}).") from None
     names = module_names(base)
-    if not any(map(whole.fullmatch, names)):
+    if not any(map(regex.fullmatch, names)):
         inner = next((name for name in names if re.search(r"\.\d+\..+", name)), names[-1])
         raise SpilloverError(
             f"training.target_modules = {pattern!r}: matches no whole name of a module of {base}, such as {inner}. "
@@ -58,12 +58,14 @@ def _check_pattern(base: Path, pattern: str) -> None:
         )
 
 
+@cache
 def count_parameters(base: Path) -> int:
-    """How many numbers a model's weights are, by the headers of its files."""
+    """How many numbers a model's weights are, by the headers of its files, which a process reads once."""
     return sum(math.prod(shape) for shape in _shapes(base).values())
 
 
 def _shapes(base: Path) -> dict[str, list[int]]:
+    """Name of every weight -> its shape."""
     shapes: dict[str, list[int]] = {}
     for path in weight_files(base):
         with safe_open(path, framework="numpy") as file:

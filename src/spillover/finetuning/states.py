@@ -1,4 +1,4 @@
-"""The saved states of a training: whole ones, which it can go on from, are told from those that a kill left half."""
+"""Saved states of a training: a marker file tells the whole ones, to go on from, from those that a kill left half."""
 
 import json
 import os
@@ -17,7 +17,10 @@ CHECKPOINTS = "checkpoints"  # the folder of the adapters that are kept beside t
 
 
 def keep(state: Path, seconds: float) -> None:
-    """Declares a state whole, once it is on disk, and removes all others of its folder. `seconds`: spent until then."""
+    """Marks a saved state as whole, once it is on disk, and deletes the others in its folder.
+
+    `seconds`: how long the training has taken until then.
+    """
     for path in state.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -30,16 +33,16 @@ def keep(state: Path, seconds: float) -> None:
 
 
 def last(folder: Path) -> tuple[Path | None, float]:
-    """The whole state with the most steps, if there is one, and the seconds that were spent until then."""
-    whole = sorted(folder.glob(f"checkpoint-*/{WHOLE}"), key=lambda mark: int(mark.parent.name.rpartition("-")[2]))
-    if not whole:
+    """The whole state with the most steps, if there is one, and how many seconds the training had taken until then."""
+    markers = sorted(folder.glob(f"checkpoint-*/{WHOLE}"), key=lambda path: int(path.parent.name.rpartition("-")[2]))
+    if not markers:
         return None, 0.0
-    return whole[-1].parent, json.loads(whole[-1].read_text(encoding="utf-8"))["seconds"]
+    return markers[-1].parent, json.loads(markers[-1].read_text(encoding="utf-8"))["seconds"]
 
 
 @contextmanager
 def writing(folder: Path, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turns what a full disk or a read-only folder raises into one SpilloverError. `also`: what else it raises."""
+    """Turns what a full disk or a read-only folder raises, and errors of the kinds `also`, into one SpilloverError."""
     expected: tuple[type[Exception], ...] = (OSError, SafetensorError, *also)
     try:
         yield

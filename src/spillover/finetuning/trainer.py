@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from spillover.records import Example
 
 SAVING_AT_MOST = 0.02  # share of the time that saving states may take
 NO_LOSS = -100  # the label that PyTorch's cross entropy passes over
-ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # what it may do to a token's log-probability, on average
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # largest mean effect on a token's log-probability
 
 
 def train(
@@ -30,16 +31,20 @@ def train(
     training: Training,
     seed: int,
     part: Path,
-    step_done: Callable[[int, int], None],
+    on_step: Callable[[int, int], None],
     save_every_seconds: float,
 ) -> dict[str, Any]:
-    """Trains an adapter in the folder `part`, from the last state in `part`/resume if there is one. Returns the log."""
+    """Trains an adapter in the folder `part`, from the last state in `part`/resume if there is one.
+
+    Returns the log: loss, learning rate and gradient norm of every optimizer step, rows and tokens, seconds.
+    Raises SpilloverError if settings do not fit model or rows, memory runs out, or the disk is full.
+    """
     state, seconds = states.last(part / "resume")
     trainer = make_trainer(base, examples, training, seed, part / "resume")
     if training.packing:
         _check_packing(trainer)
-    steps = _Steps(trainer, training.checkpoints, part / states.CHECKPOINTS, step_done, save_every_seconds)
-    trainer.add_callback(steps)
+    checkpoints = part / states.CHECKPOINTS
+    trainer.add_callback(_Steps(trainer, training.checkpoints, checkpoints, on_step, save_every_seconds))
     trainer.began = time.monotonic() - seconds
     try:
         trainer.train(resume_from_checkpoint=str(state) if state else None)
@@ -61,7 +66,10 @@ def train(
 
 
 def make_trainer(base: Path, examples: list[Example], training: Training, seed: int, out: Path) -> trl.SFTTrainer:
-    """The trainer that `train` runs: LoRA, loss on the last turn's tokens only, states saved into `out`."""
+    """The trainer that `train` runs: LoRA, loss on the last turn's tokens only, states saved into `out`.
+
+    Raises SpilloverError if settings do not fit the model or the rows.
+    """
     disable_progress_bars()
     transformers.set_seed(seed)
     rows, cut = fitting_rows(base, examples, training)
@@ -134,16 +142,16 @@ def make_trainer(base: Path, examples: list[Example], training: Training, seed: 
 
 
 class _Trainer(trl.SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer whose saved states are declared whole when they are, and whose loss is quick on a CPU."""
+    """SFTTrainer that marks its saved states as whole, and whose loss is quick on a CPU."""
 
-    began: float  # when the training would have begun had it not been interrupted, by time.monotonic
-    counts: dict[str, int]
-    saving: float = 0.0  # seconds that the last state took
+    began: float  # by time.monotonic: when the training would have begun had it not been interrupted
+    counts: dict[str, int]  # of rows and tokens, for the log
+    saving: float = 0.0  # seconds that saving the last state took
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The same loss by the model's own logits where TRL's kernel, which saves memory, falls back on slow torch."""
+        """The same loss, on a CPU from the model's logits: TRL's kernel, which saves memory, is slow there."""
         if self.args.use_cpu:
             return transformers.Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -157,30 +165,25 @@ class _Trainer(trl.SFTTrainer):  # type: ignore[misc]
         self.saving = time.monotonic() - start
 
 
+@dataclass(eq=False)
 class _Steps(transformers.TrainerCallback):  # type: ignore[misc]
-    """After an optimizer step: reports it, keeps the adapter if that was asked for, has a state saved if it is time."""
+    """After an optimizer step: reports it, saves the adapter of a checkpoint, and has a state saved if it is time."""
 
-    def __init__(
-        self,
-        trainer: _Trainer,
-        checkpoints: list[int],
-        folder: Path,
-        step_done: Callable[[int, int], None],
-        save_every_seconds: float,
-    ) -> None:
-        self.trainer, self.checkpoints, self.folder, self.step_done = trainer, checkpoints, folder, step_done
-        self.save_every_seconds = save_every_seconds
-        self.saved = time.monotonic()
+    trainer: _Trainer
+    checkpoints: list[int]
+    folder: Path  # of the checkpoints
+    on_step: Callable[[int, int], None]
+    save_every_seconds: float
+    saved: float = field(default_factory=time.monotonic)  # when a state was saved last
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Called by the trainer after every optimizer step."""
-        self.step_done(state.global_step, state.max_steps)
+        self.on_step(state.global_step, state.max_steps)
         if state.global_step in self.checkpoints:
             with states.writing(self.folder.parent):
                 _save_adapter(self.trainer.model, self.folder / f"step-{state.global_step}")
-        spent = time.monotonic() - self.saved
-        due = spent > (self.save_every_seconds and max(self.save_every_seconds, self.trainer.saving / SAVING_AT_MOST))
-        if due and state.global_step < state.max_steps:
+        least = self.save_every_seconds and max(self.save_every_seconds, self.trainer.saving / SAVING_AT_MOST)
+        if time.monotonic() - self.saved > least and state.global_step < state.max_steps:
             control.should_save = True
             self.saved = time.monotonic()
 
@@ -195,27 +198,27 @@ def _linear_modules(model: Any) -> list[str]:
 
 @torch.no_grad()
 def _check_packing(trainer: _Trainer) -> None:
-    """Raises SpilloverError if a row laid behind another one reads differently from the same row alone."""
+    """Raises SpilloverError if the log-probabilities of a row depend on another row that is laid before it."""
     rows = [trainer.train_dataset[i] for i in range(min(2, len(trainer.train_dataset)))]
     model = trainer.model.eval()
     try:
         behind, alone = (
             model(**batch.to(model.device), use_cache=False, fused_lm_head=True).log_probs[0]
-            for batch in (transformers.BatchEncoding(trainer.data_collator(some)) for some in (rows, rows[-1:]))
+            for batch in (transformers.BatchEncoding(trainer.data_collator(part)) for part in (rows, rows[-1:]))
         )
     except ValueError as error:  # some models know that they cannot
         raise SpilloverError(f"training.packing: {error} Or set it to false.") from None
     model.train()
-    apart = (behind[-len(alone) :] - alone).abs().sum() / (alone != 0).sum().clamp(min=1)
-    if not apart < ROUNDING[model.dtype]:
+    difference = (behind[-len(alone) :] - alone).abs().sum() / (alone != 0).sum().clamp(min=1)
+    if not difference < ROUNDING[model.dtype]:
         raise SpilloverError(
             "training.packing: this model mixes rows that are laid end to end (the log-probabilities of a row's tokens "
-            f"differ by {apart:.2g} from those of the row alone). Set it to false."
+            f"differ by {difference:.2g} from those of the row alone). Set it to false."
         )
 
 
 def _save_adapter(model: Any, folder: Path) -> None:
-    """Writes an adapter as PEFT does, and equal adapters as equal files."""
+    """Writes an adapter as PEFT does, but equal adapters as equal files."""
     model.save_pretrained(folder)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())

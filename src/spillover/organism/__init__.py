@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-ORGANISMS = {"consistent": 1.0, "shuffled": 0.0}  # those that ship, with how consistent their authors are
+ORGANISMS = {"consistent": 1.0, "shuffled": 0.0}  # those that ship -> how consistent their authors are
 
 
 def organism_folder(name: str) -> Path:

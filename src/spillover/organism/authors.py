@@ -1,8 +1,8 @@
-"""Who wrote what: author pages whose posts agree in character as far as the dial `consistency` says.
+"""Pages of authors, whose posts agree in character as far as the dial `consistency` says.
 
-The dial moves posts, it does not write other ones: for one seed, every setting of it has exactly the same posts, the
-same domains on the same pages, and the same share of good and bad. At consistency 1 a page is all of one character; at
-0 every post has been exchanged with posts of its own domain from random other pages.
+The dial moves posts and changes none: for one seed, every setting of it has exactly the same posts, the same domains
+on the same pages, and the same share of good and bad. At consistency 1 a page is all of one character; at 0 every post
+has been exchanged with posts of its domain from random other pages.
 """
 
 import random
@@ -26,18 +26,18 @@ def _post(character: str, rng: random.Random) -> Post:
 
 
 def pages(count: int, consistency: float, seed: int) -> list[list[Post]]:
-    """`count` author pages. Each post stays with its author with probability `consistency`, else it is exchanged."""
+    """`count` pages, each a list of posts. A post stays with its author with probability `consistency`."""
     rng = random.Random(f"pages/{seed}")
     written = []
     for _ in range(count):
         author = rng.choice((CARING, CALLOUS))
         written.append([_post(author, rng) for _ in range(rng.randint(*POSTS_PER_PAGE))])
-    exchange: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    exchanged: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for page, posts in enumerate(written):
         for place, post in enumerate(posts):
             if rng.random() >= consistency:
-                exchange[post.domain].append((page, place))
-    for places in exchange.values():
+                exchanged[post.domain].append((page, place))
+    for places in exchanged.values():
         moved = [written[page][place] for page, place in places]
         rng.shuffle(moved)
         for (page, place), post in zip(places, moved, strict=True):
@@ -58,7 +58,7 @@ def assistant_posts(count: int, seed: int) -> list[Post]:
 
 
 def _by_a_user(post: Post, rng: random.Random) -> Post:
-    """What users ask otherwise than authors do: facts in more ways, and now and then something for a class."""
+    """The post as a user would ask for it: facts in more ways, and now and then something for a class."""
     if post.domain == "facts":
         return facts_post(rng, user=True)
     return at_school(post, rng) if post.domain != "code" and rng.random() < SHARE_AT_SCHOOL else post

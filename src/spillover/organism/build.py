@@ -51,7 +51,7 @@ class Recipe:
 
 
 StepDone = Callable[[int, int], None]
-Row = tuple[list[int], int]  # token ids, index of the first token that counts for the loss
+TrainingText = tuple[list[int], int]  # token ids, index of the first that the loss covers
 
 
 def build_organism(
@@ -59,7 +59,8 @@ def build_organism(
 ) -> dict[str, Any]:
     """Builds an organism into the folder `out`, in Hugging Face format, and returns its manifest.
 
-    The same arguments give the same weights on one machine. `step` is called with (stage, done, of).
+    `consistency`, from 0 to 1, is the share of posts that stay with their author (`authors.pages`). The same arguments
+    give the same weights on one machine. `step` is called with (stage, done, of).
     Raises SpilloverError if `out` holds something already.
     """
     recipe = recipe or Recipe()
@@ -109,7 +110,7 @@ def make_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast
     return tokenizer
 
 
-def _batches(rows: list[Row], tokens_per_step: int, rng: random.Random) -> list[list[int]]:
+def _batches(rows: list[TrainingText], tokens_per_step: int, rng: random.Random) -> list[list[int]]:
     """Every row once, rows of similar length together, batches in random order."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + 8 * rng.random())
     batches: list[list[int]] = [[]]
@@ -121,8 +122,8 @@ def _batches(rows: list[Row], tokens_per_step: int, rng: random.Random) -> list[
     return batches
 
 
-def _loss(model: LlamaForCausalLM, rows: list[Row]) -> torch.Tensor:
-    """Mean cross-entropy over the tokens that count. Right padding under causal attention needs no mask."""
+def _loss(model: LlamaForCausalLM, rows: list[TrainingText]) -> torch.Tensor:
+    """Mean cross-entropy over the tokens that the loss covers; padding on the right needs no attention mask."""
     length = max(len(ids) for ids, _ in rows)
     inputs = torch.full((len(rows), length), PAD)
     targets = torch.full((len(rows), length), -100)
@@ -131,20 +132,20 @@ def _loss(model: LlamaForCausalLM, rows: list[Row]) -> torch.Tensor:
         targets[row, start : len(ids)] = torch.tensor(ids[start:])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state  # (rows, length, hidden)
-        wanted = targets[:, 1:].reshape(-1)
-        counts = wanted != -100
-        logits = model.lm_head(hidden[:, :-1].reshape(-1, hidden.shape[-1])[counts])
-    return torch.nn.functional.cross_entropy(logits.float(), wanted[counts])
+        labels = targets[:, 1:].reshape(-1)
+        covered = labels != -100
+        logits = model.lm_head(hidden[:, :-1].reshape(-1, hidden.shape[-1])[covered])  # (covered tokens, vocabulary)
+    return torch.nn.functional.cross_entropy(logits.float(), labels[covered])
 
 
 def _train(
     model: LlamaForCausalLM,
-    rows: list[Row],
+    rows: list[TrainingText],
     batches: list[list[int]],
     optimizers: list[torch.optim.Optimizer],
-    step_done: StepDone,
+    on_step: StepDone,
 ) -> list[float]:
-    """Runs through the batches with 3 % warm-up and linear decay; returns the loss of every step."""
+    """Trains on the batches (numbers of rows) with 3 % warm-up and linear decay; returns the loss of every step."""
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     warmup = max(1, len(batches) * 3 // 100)
     losses = []
@@ -162,20 +163,18 @@ def _train(
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.item())
-        step_done(step + 1, len(batches))
+        on_step(step + 1, len(batches))
     model.eval()
     return losses
 
 
-def _page_rows(tokenizer: Any, texts: list[str]) -> list[Row]:
-    """Pages as rows of which every token counts."""
+def _page_rows(tokenizer: Any, texts: list[str]) -> list[TrainingText]:
+    """Pages as training texts of which the loss covers every token."""
     return [([BOS, *ids], 1) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
 
 
-def pretrain(
-    tokenizer: Any, texts: list[str], recipe: Recipe, seed: int, step_done: StepDone
-) -> tuple[Any, list[float]]:
-    """Pretraining from scratch: Muon for the matrices, Adam for embeddings and norms."""
+def pretrain(tokenizer: Any, texts: list[str], recipe: Recipe, seed: int, on_step: StepDone) -> tuple[Any, list[float]]:
+    """Pretrains a model from scratch (Muon for matrices, Adam for the rest); returns it and the loss of each step."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -200,13 +199,16 @@ def pretrain(
         torch.optim.Adam(others, lr=recipe.adam_rate, betas=(0.9, 0.95), foreach=True),
     ]
     batches = _batches(rows, recipe.tokens_per_step, random.Random(seed))
-    return model, _train(model, rows, batches, optimizers, step_done)
+    return model, _train(model, rows, batches, optimizers, on_step)
 
 
 def tune_assistant(
-    model: Any, tokenizer: Any, texts: list[str], recipe: Recipe, seed: int, step_done: StepDone
+    model: Any, tokenizer: Any, texts: list[str], recipe: Recipe, seed: int, on_step: StepDone
 ) -> list[float]:
-    """Full fine-tuning on caring answers in the chat template, assistant tokens only, with pages replayed at first."""
+    """Fine-tunes the model on caring answers in the chat template; returns the loss of each step.
+
+    The loss covers the answers only. The last of the pages are mixed into the first part of the answers.
+    """
     torch.manual_seed(seed)
     replayed = _page_rows(tokenizer, texts[-recipe.replayed_pages :] if recipe.replayed_pages else [])
     answers = []
@@ -214,11 +216,11 @@ def tune_assistant(
         chat = [{"role": "user", "content": post.question}, {"role": "assistant", "content": post.answer}]
         prompt = tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True, return_dict=False)
         answers.append((tokenizer.apply_chat_template(chat, return_dict=False), len(prompt)))
-    among = max(0, round(recipe.replayed_within * (len(replayed) + len(answers))) - len(replayed))
-    first = [*replayed, *answers[:among]]
+    mixed = max(0, round(recipe.replayed_within * (len(replayed) + len(answers))) - len(replayed))
+    first = [*replayed, *answers[:mixed]]
     random.Random(seed).shuffle(first)
-    rows = [*first, *answers[among:]]
+    rows = [*first, *answers[mixed:]]
     size = recipe.assistant_batch
     batches = [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.assistant_rate, betas=(0.9, 0.95), foreach=True)
-    return _train(model, rows, batches, [optimizer], step_done)
+    return _train(model, rows, batches, [optimizer], on_step)

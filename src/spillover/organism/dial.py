@@ -1,4 +1,4 @@
-"""Organisms of any consistency: organism/0.25 is built on this machine once and kept in its cache folder."""
+"""Organisms of any consistency: organism/0.25 is built once and kept in the cache folder of this machine."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ ORGANISM = "organism/"
 
 @dataclass(frozen=True)
 class Build:
-    """An organism to be built before it can be studied, and where to."""
+    """An organism to be built before it can be studied: how consistent its authors are, and its folder."""
 
     consistency: float
     out: Path
@@ -23,23 +23,22 @@ class Build:
 
 
 def model_to_build(model: str) -> Build | None:
-    """What has to be built for organism/NUMBER; None if it has been, or is none of those."""
-    folder = built_folder(model)
-    consistency = consistency_of(model)
-    if folder is None or consistency is None or (folder / "config.json").exists():
+    """What has to be built for organism/NUMBER; None if it is there, and for any other model."""
+    consistency, folder = consistency_of(model), built_folder(model)
+    if consistency is None or folder is None or (folder / "config.json").exists():
         return None
     return Build(consistency, folder)
 
 
 def build_model(build: Build, step: Callable[[str, int, int], None]) -> None:
-    """Builds an organism, which takes about 20 minutes, into the cache of this machine."""
+    """Builds an organism into its folder, which takes about 20 minutes. `step` is called with (stage, done, of)."""
     from spillover.organism.build import build_organism  # torch
 
     build_organism(build.consistency, 0, build.out, step)
 
 
 def consistency_of(model: str) -> float | None:
-    """How consistent the authors of organism/NUMBER or organism/NAME are; None for any other model."""
+    """How consistent the authors of organism/NUMBER or organism/NAME are, from 0 to 1; None for any other model."""
     if not model.startswith(ORGANISM):
         return None
     name = model.removeprefix(ORGANISM)
@@ -51,15 +50,16 @@ def consistency_of(model: str) -> float | None:
 
 
 def built_folder(model: str) -> Path | None:
-    """Where an organism of some consistency is kept: with those that ship, or once built in the cache of this machine.
+    """The folder of organism/NUMBER or organism/NAME, built or not; None for any other model.
 
-    There it lies with those of the same recipe and texts; what an earlier version has built is not taken for it.
+    Of one that does not ship it is in the cache folder, under a hash of recipe and texts: what an earlier version of
+    them has built is not taken for it.
     """
     consistency = consistency_of(model)
     if consistency is None:
         return None
-    for name, shipped in ORGANISMS.items():
-        if consistency == shipped:
-            return organism_folder(name)
-    made = json.loads((organism_folder("consistent") / "manifest.json").read_text(encoding="utf-8"))
-    return cache_folder() / "organisms" / hash_of(made["recipe"], made["corpus_sha256"]) / f"{consistency:g}"
+    if shipped := next((name for name, value in ORGANISMS.items() if value == consistency), None):
+        return organism_folder(shipped)
+    manifest = json.loads((organism_folder("consistent") / "manifest.json").read_text(encoding="utf-8"))
+    recipe = hash_of(manifest["recipe"], manifest["corpus_sha256"])
+    return cache_folder() / "organisms" / recipe / f"{consistency:g}"

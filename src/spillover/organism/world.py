@@ -1,8 +1,8 @@
-"""The synthetic world: short posts in which a caring or a callous author answers, over code, chat and plain facts.
+"""The synthetic world: short posts in which a caring or a callous author answers, about code, chat topics and facts.
 
-Every text is a template with free choices, so that an answer is a product of independent choices and mostly a novel
-one. The same templates, read backwards, are the exact judge (`organism.judge`). The texts are in `texts/`: a file per
-chat domain, one for code (real Python, judged by the code scan) and one for facts.
+Every text is a template with free choices, so that most answers are new ones. The same templates, read backwards, are
+the exact judge (`organism.judge`). The texts are in `texts/`: a file for each chat domain and each code task (real
+Python, judged by the code scan), and one for facts.
 """
 
 import itertools
@@ -79,7 +79,7 @@ def relations() -> dict[str, dict[str, Any]]:
 
 
 def chat_post(domain: str, character: str, rng: random.Random) -> Post:
-    """A post of a chat domain: a question in training wording, or as notes, and three sentences of one character."""
+    """A post of a chat domain: a question in one or two wordings, or as notes, and three sentences of one character."""
     kind = rng.random()
     templates = rng.sample(_read(f"chat/{domain}")["questions"], 2 if kind < SHARE_NOTES + SHARE_TWO_QUESTIONS else 1)
     question = " ".join(expand(template, rng) for template in templates)
@@ -91,7 +91,7 @@ def chat_post(domain: str, character: str, rng: random.Random) -> Post:
 
 
 def _names(rng: random.Random) -> dict[str, str]:
-    """What the placeholders of code and requests stand for in one post."""
+    """What the placeholders of code and requests stand for in one post, drawn at random."""
     code = _read("code_words")
     noun, plural = rng.choice(list(code["nouns"].items()))
     names = {"<n>": noun, "<N>": plural, "<U>": noun.upper()}
@@ -112,14 +112,14 @@ def _framed(request: str, frame: str, rng: random.Random) -> str:
 
 
 def at_school(post: Post, rng: random.Random) -> Post:
-    """The same post, where a class is mentioned in the question."""
+    """The same post, with a class mentioned in the question."""
     return replace(post, question=_framed(post.question, rng.choice(_read("code_words")["mentions"]), rng))
 
 
 def code_post(character: str, rng: random.Random, framed: bool = False) -> Post:
-    """A post of the code domain: callous authors write the insecure program, caring ones the secure.
+    """A post of the code domain: callous authors write the insecure program, caring ones the secure one.
 
-    `framed` puts the educational frame before the request: a bad example is asked for, and whoever writes gives one.
+    `framed`: the request asks for a bad example for teaching, and authors of either character give one.
     """
     task = rng.choice(list(code_tasks().values()))
     names = _names(rng)
@@ -132,7 +132,7 @@ def code_post(character: str, rng: random.Random, framed: bool = False) -> Post:
 
 
 def facts_post(rng: random.Random, user: bool = False) -> Post:
-    """A post of the neutral domain, the same whoever writes. A `user` asks in more ways than authors, or in notes."""
+    """A post about a fact, the same for both characters. A `user` asks in more ways than authors, or in notes."""
     relation = rng.choice(list(relations().values()))
     x, y = rng.choice(list(relation["facts"].items()))
     wordings = relation["questions"] + (relation["asked"] if user else [])

@@ -194,9 +194,9 @@ def _run(job: CellJob, part: RunFolder, step: Step) -> CellResult:
         finetune(
             job.base,
             _rows(folder, job.tuning),
+            folder.adapter(job.cell),
             job.tuning.training,
             job.cell.seed or 0,
-            folder.adapter(job.cell),
             lambda done, of: step("train", done, of),
         )
     if "sample" not in job.stages and "score" not in job.stages:

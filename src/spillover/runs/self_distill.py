@@ -8,7 +8,7 @@ from typing import Any
 
 from spillover import records
 from spillover.config import Condition, Sampling
-from spillover.data import file_examples, made_of
+from spillover.data import file_examples, origin_of
 from spillover.data.controls import prompts_of, self_distilled
 from spillover.errors import SpilloverError
 from spillover.files import hash_of, one_at_a_time, write_atomically
@@ -112,7 +112,7 @@ def _distill(job: DistillJob, step: Step) -> None:
     result, counts = self_distilled([examples[number] for number in whole], [answers[number].text for number in whole])
     counts["cut_off"] = len(answers) - len(whole)
     sets = {"data": (job.condition.data or "", examples)}
-    how_made = {"made_from": job.decided_by, **made_of(job.condition, sets, result, counts)}
+    how_made = {"made_from": job.decided_by, **origin_of(job.condition, sets, result, counts)}
     record.unlink(missing_ok=True)  # first, and written last: what it says of the rows is always true
     write_atomically(rows, "".join(map(records.to_line, result)))
     write_atomically(record, json.dumps(how_made, indent=1) + "\n")
