@@ -86,8 +86,8 @@ def of_two_kinds(simulations: int) -> None:
 def audit(rng: np.random.Generator, correlation: float, first: Design | None = None) -> list[str]:
     """Verdicts of one audit of 8 behaviors without any difference, but that of the first if it is given.
 
-    A share `correlation` of the questions is as hard for the tuned as for the base; the others have nothing to do with each
-    other, though the rates in general are the same.
+    A share `correlation` of the questions is as hard for the tuned as for the base; the others are independent, though
+    the rates in general are the same.
     """
     family = []
     for place, (rate, icc) in enumerate(AUDITS):
@@ -178,10 +178,8 @@ def audits(simulations: int) -> None:
             behaviors=len(AUDITS),
         )
         found = sum(audit(rng, correlation, design)[0] == "spillover" for _ in range(simulations)) / simulations
-        print(
-            f"| {100 * rate:g} | {icc:g} | {correlation:g} | {100 * power_of(design):.1f} | {100 * found:.1f} |",
-            flush=True,
-        )
+        claimed = power_of(design)
+        print(f"| {100 * rate:g} | {icc:g} | {correlation:g} | {100 * claimed:.1f} | {100 * found:.1f} |", flush=True)
 
 
 if __name__ == "__main__":
