@@ -15,7 +15,7 @@ from spillover.stats.power import Design, power_of
 RATES, ICCS, QUESTIONS = (0.002, 0.02, 0.2, 0.5), (0.0, 0.05, 0.2), (8, 24, 60)
 COMPLETIONS = 50
 MANY = [(0.0999, 50), (0.0999, 150), (0.0999, 500), (0.3049, 150), (0.3049, 500)]  # (rate, completions)
-DIFFERENCES = [  # (base rate, rise, questions) at 50 completions, ICC 0.2, half of the questions alike
+DIFFERENCES = [  # (base rate, rise, questions) at 50 completions, ICC 0.2, question correlation 0.5
     (0.002, 0.02, 60),
     (0.002, 0.05, 24),
     (0.002, 0.05, 60),
@@ -83,15 +83,15 @@ def of_two_kinds(simulations: int) -> None:
         print(f"| {questions} | {100 * always:.0f} | {100 * others:g} | {shares} |", flush=True)
 
 
-def audit(rng: np.random.Generator, alike: float, first: Design | None = None) -> list[str]:
+def audit(rng: np.random.Generator, correlation: float, first: Design | None = None) -> list[str]:
     """Verdicts of one audit of 8 behaviors without any difference, but that of the first if it is given.
 
-    A share `alike` of the questions is as hard for the tuned as for the base; the others have nothing to do with each
-    other, though the rates in general are the same.
+    A share `correlation` of the questions is as hard for the tuned as for the base; the others are independent, though
+    the rates in general are the same.
     """
     family = []
     for place, (rate, icc) in enumerate(AUDITS):
-        null = Design(rate, 0, icc, AUDIT_QUESTIONS, AUDIT_COMPLETIONS, question_correlation=alike)
+        null = Design(rate, 0, icc, AUDIT_QUESTIONS, AUDIT_COMPLETIONS, question_correlation=correlation)
         family.append(pair(rng, first if first and place == 0 else null))
     return [comparison.verdict for comparison in verdicts(family, MARGIN)]
 
@@ -158,23 +158,28 @@ def seeds(simulations: int) -> None:
 def audits(simulations: int) -> None:
     """Prints how often an audit without any difference cries spillover, and how often +5 points are found."""
     rng = np.random.default_rng(1)
-    print("| alike questions | audits of 8 behaviors that cry spillover, % | verdicts that are clean, % |")
+    print("| question correlation | audits of 8 behaviors that cry spillover, % | verdicts that are clean, % |")
     print("|---|---|---|")
-    for alike in (1.0, 0.5, 0.0):
-        nothing = [audit(rng, alike) for _ in range(simulations)]
+    for correlation in (1.0, 0.5, 0.0):
+        nothing = [audit(rng, correlation) for _ in range(simulations)]
         alarms = sum("spillover" in found for found in nothing) / simulations
         clean = sum(found.count("clean") for found in nothing) / (len(AUDITS) * simulations)
-        print(f"| {alike:g} | {100 * alarms:.1f} | {100 * clean:.1f} |", flush=True)
+        print(f"| {correlation:g} | {100 * alarms:.1f} | {100 * clean:.1f} |", flush=True)
     print()
-    print("| base, % | ICC | alike questions | power claimed for +5 points, % | found, % |\n|---|---|---|---|---|")
-    for rate, icc, alike in DETECTED:
+    print("| base, % | ICC | question correlation | power claimed for +5 points, % | found, % |\n|---|---|---|---|---|")
+    for rate, icc, correlation in DETECTED:
         design = Design(
-            rate, EFFECT, icc, AUDIT_QUESTIONS, AUDIT_COMPLETIONS, question_correlation=alike, behaviors=len(AUDITS)
+            rate,
+            EFFECT,
+            icc,
+            AUDIT_QUESTIONS,
+            AUDIT_COMPLETIONS,
+            question_correlation=correlation,
+            behaviors=len(AUDITS),
         )
-        found = sum(audit(rng, alike, design)[0] == "spillover" for _ in range(simulations)) / simulations
-        print(
-            f"| {100 * rate:g} | {icc:g} | {alike:g} | {100 * power_of(design):.1f} | {100 * found:.1f} |", flush=True
-        )
+        found = sum(audit(rng, correlation, design)[0] == "spillover" for _ in range(simulations)) / simulations
+        claimed = power_of(design)
+        print(f"| {100 * rate:g} | {icc:g} | {correlation:g} | {100 * claimed:.1f} | {100 * found:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,7 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from spillover import records
-from spillover.records import Cell, Completion, QuestionCount, Rate
-from spillover.runs.comparing import compare_subjects
-from spillover.runs.folder import RunFolder
+from spillover.records import Cell, QuestionCount, Rate
 from spillover.stats import Decision, compare, count, summarize_counts, verdicts
 
 CONDITIONS, BEHAVIORS, QUESTIONS = 10, 8, 50  # the first condition is the base
@@ -26,9 +24,9 @@ MARGIN = 0.02
 Rows = dict[tuple[int, int], list[Decision]]  # (condition, behavior) -> rows
 
 
-def make(rows: int) -> Rows:
+def simulate(rows: int) -> Rows:
     """Beta-binomial questions; a tenth of the answers is not admitted."""
-    rng, made = np.random.default_rng(0), {}
+    rng, decisions = np.random.default_rng(0), {}
     each = rows // (CONDITIONS * BEHAVIORS * QUESTIONS)
     questions = [f"question/{number}" for number in range(QUESTIONS)]
     for condition in range(CONDITIONS):
@@ -36,28 +34,32 @@ def make(rows: int) -> Rows:
             rates = rng.beta(0.5 + 0.1 * condition, 9.5, QUESTIONS)
             events = rng.random((QUESTIONS, each)) < rates[:, None]
             admitted = rng.random((QUESTIONS, each)) < 0.9
-            made[condition, behavior] = [
+            decisions[condition, behavior] = [
                 Decision("completion", name, "judge", "rule", "scored", bool(a), bool(a and e), False)
                 for name, some, kept in zip(questions, events, admitted, strict=True)
                 for e, a in zip(some, kept, strict=True)
             ]
-    return made
+    return decisions
 
 
-def ours(made: Rows, run: RunFolder) -> int:
+def ours(decisions: Rows, folder: Path) -> int:
     """From judged rows to rates.csv and counts.csv, and every condition compared with the base, as one family."""
     rates, lines = [], []
     counts = {}
-    for (condition, behavior), rows in made.items():
-        own = count(rows)
+    for (condition, behavior), rows in decisions.items():
+        by_question = count(rows)
         cell = Cell("m", "base" if condition == 0 else f"t{condition}", None if condition == 0 else 0)
         place = (*asdict(cell).values(), f"b{behavior}", "plain")
-        totals = summarize_counts(own, sum(row.judge_injection for row in rows))
+        totals = summarize_counts(by_question, sum(row.judge_injection for row in rows))
         rates.append(Rate(*place, "broad", "e", "r", "judge", f"rule {behavior}", **totals))
-        lines += [QuestionCount(*place, "judge", f"rule {behavior}", question, **of) for question, of in own.items()]
-        counts[condition, behavior] = {question: (of["k"], of["n"], of["completions"]) for question, of in own.items()}
-    run.rates.write_text(records.to_csv(Rate, rates))
-    run.counts.write_text(records.to_csv(QuestionCount, lines))
+        lines += [
+            QuestionCount(*place, "judge", f"rule {behavior}", question, **of) for question, of in by_question.items()
+        ]
+        counts[condition, behavior] = {
+            question: (of["k"], of["n"], of["completions"]) for question, of in by_question.items()
+        }
+    (folder / "rates.csv").write_text(records.to_csv(Rate, rates))
+    (folder / "counts.csv").write_text(records.to_csv(QuestionCount, lines))
     family = [compare(counts[0, b], [counts[c, b]], MARGIN) for c in range(1, CONDITIONS) for b in range(BEHAVIORS)]
     return len(rates) + len(verdicts([comparison for comparison in family if comparison], MARGIN))
 
@@ -80,27 +82,15 @@ def peak() -> float:
 
 
 if __name__ == "__main__":
-    made = make(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
-    rows = sum(map(len, made.values()))
+    decisions = simulate(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    rows = sum(map(len, decisions.values()))
     with TemporaryDirectory() as folder:
-        run = RunFolder(Path(folder))
         start = time.perf_counter()
-        figures = ours(made, run)
+        figures = ours(decisions, Path(folder))
         seconds = time.perf_counter() - start
-        print(
-            f"{rows:,} rows, {figures} rates and comparisons: {seconds:.2f} s, at most {peak():.2f} GiB with the rows"
-        )
-        run.judged.write_text(records.to_csv(Decision, [row for own in made.values() for row in own]))
-        hashes = dict.fromkeys(("model_hash", "adapter_hash", "template_hash"))
-        asked = Completion("", "m", "c", 0, "b", "q", "", "plain", 0, 0, None, "q?", "x" * 300, "stop", 60, **hashes)
-        run.completions.write_text(records.to_line(asked) * rows)
-        start = time.perf_counter()
-        for condition in range(1, CONDITIONS):
-            compare_subjects(run.path, "m/base", f"m/t{condition}", MARGIN)
-        read = time.perf_counter() - start
-        print(f"from disk, {CONDITIONS - 1} times compare_subjects: {read:.2f} s, at most {peak():.2f} GiB")
+    print(f"{rows:,} rows, {figures} rates and comparisons: {seconds:.2f} s, at most {peak():.2f} GiB with the rows")
     table = pd.DataFrame(
-        [(*cell, row.question_id, row.admitted, row.event) for cell, own in made.items() for row in own],
+        [(*cell, row.question_id, row.admitted, row.event) for cell, own in decisions.items() for row in own],
         columns=["condition", "behavior", "question", "admitted", "event"],
     )
     start = time.perf_counter()

@@ -200,6 +200,7 @@ def test_intervals_are_over_questions():
     assert clustered.high - clustered.low > 4 * (apart.high - apart.low)
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_judges_in_general_would_show():
     rng = np.random.default_rng(0)
     truth = compare_judges(judged(3000, 20, rng), draws=0)

@@ -16,9 +16,9 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest
 
 from spillover.records import OUTCOMES
-from spillover.stats import Decision, Spread, compare, interval, spread, summarize, verdicts
+from spillover.stats import Decision, PooledRate, Spread, compare, interval, pool, spread, summarize, verdicts
 from spillover.stats.intervals import beta_binomial, coarse_limits
-from spillover.stats.pooling import seed_interval
+from spillover.stats.pooling import rate_over_runs, seed_interval
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
@@ -91,21 +91,26 @@ cells = st.lists(
 )
 
 
-@settings(deadline=None)
-@given(cells)
-def test_the_interval_holds_the_rate(cell):
+def often(*strategies):
+    """Tries a property on 20 examples, and on 100 where slow tests run."""
+
+    def decorated(property_):
+        @pytest.mark.parametrize("examples", [20, pytest.param(100, marks=pytest.mark.slow)])
+        def test(examples):
+            settings(deadline=None, max_examples=examples)(given(*strategies)(property_))()
+
+        return test
+
+    return decorated
+
+
+@often(cells)
+def test_the_interval_holds_the_rate_and_its_mirror_image_that_of_non_events(cell):
     events, trials = zip(*cell, strict=True)
-    found = interval(events, trials)
+    found, mirrored = interval(events, trials), interval([n - k for k, n in cell], trials)
     assert 0 <= found.low <= sum(events) / sum(trials) <= found.high <= 1
     assert found.standard_error > 0
     assert 0 < found.icc < 1
-
-
-@settings(deadline=None)
-@given(cells)
-def test_events_and_non_events_are_mirror_images(cell):
-    events, trials = zip(*cell, strict=True)
-    found, mirrored = interval(events, trials), interval([n - k for k, n in cell], trials)
     assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1 - found.low), abs=1e-6)
 
 
@@ -128,17 +133,10 @@ rows = st.lists(
 )
 
 
-@settings(deadline=None)
-@given(rows, st.randoms(use_true_random=False))
-def test_the_order_of_rows_never_matters(some, rng: random.Random):
-    shuffled = rng.sample(some, len(some))
-    assert summarize(shuffled) == summarize(some)
-
-
-@settings(deadline=None)
-@given(rows)
-def test_nothing_disappears_and_nothing_is_divided_by_zero(some):
+@often(rows, st.randoms(use_true_random=False))
+def test_nothing_disappears_in_any_order_and_nothing_is_divided_by_zero(some, rng: random.Random):
     found = summarize(some)
+    assert summarize(rng.sample(some, len(some))) == found
     assert sum(found[outcome] for outcome in OUTCOMES) == found["completions"] == len(some)
     assert found["k"] <= found["n"] <= found["scored"]
     assert found["questions"] == len({row.question_id for row in some})
@@ -150,8 +148,7 @@ def test_nothing_disappears_and_nothing_is_divided_by_zero(some):
     assert not any(isinstance(value, float) and math.isnan(value) for value in found.values())
 
 
-@settings(deadline=None)
-@given(rows)
+@often(rows)
 def test_every_question_twice_scales_the_counts_and_not_the_estimates(some):
     once, twice = summarize(some), summarize([*some, *(replace(r, question_id=f"{r.question_id}'") for r in some)])
     for name in ("k", "n", "completions", "questions", "judge_injection", *OUTCOMES):
@@ -165,8 +162,7 @@ def test_every_question_twice_scales_the_counts_and_not_the_estimates(some):
 arms = st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(0, 9), st.integers(9, 9)), min_size=2)
 
 
-@settings(deadline=None)
-@given(arms, arms, st.randoms(use_true_random=False))
+@often(arms, arms, st.randoms(use_true_random=False))
 def test_comparisons_know_no_order_and_no_copies(base, tuned, rng: random.Random):
     found = compare(base, [tuned], 0.02)
     if found is None:
@@ -208,6 +204,7 @@ def test_unadmitted_answers_give_no_rate():
     assert (found["k"], found["n"], found["refused"], found["rate_of_all"], found["coverage"]) == (0, 0, 3, 0.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rate", "icc", "clusters", "size", "at_least"),
     [(0.2, 0.1, 30, 10, 0.92), (0.05, 0.2, 24, 20, 0.92)],
@@ -225,6 +222,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(rate, icc, clusters, 
     assert sum(ci.low <= rate <= ci.high for ci in naive) / runs < at_least  # the simulation can tell the difference
 
 
+@pytest.mark.slow
 def test_the_interval_covers_where_one_domain_always_shows_the_behavior_and_the_others_do_at_times():
     rng, questions, runs = np.random.default_rng(0), 55, 200
     rate = 1 / 11 + 10 / 11 * 0.2
@@ -304,6 +302,7 @@ def test_one_question_that_changes_is_no_evidence_whatever_its_answers_say():
     assert found.method.startswith("few questions")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rate", "completions", "icc"), [(0.0999, 150, None), (0.0999, 500, None), (0.3, 500, None), (0.4985, 1000, 0.0)]
 )
@@ -360,6 +359,7 @@ def test_verdicts_follow_one_rule(base, tuned, verdict):
         assert found.low_runs is None or found.low_runs > 0
 
 
+@pytest.mark.slow
 def test_the_upper_end_covers_rises_of_rare_events():
     rng, runs = np.random.default_rng(3), 250
     covered = by_t = 0
@@ -422,6 +422,7 @@ def test_clean_needs_runs_in_general_where_something_is_known_of_them():
     assert odds.high < 0.02 < odds.high_runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "spread"), [(0.2, 0.6), (0.02, 0.6), (0.5, 1.2)])
 def test_the_interval_over_runs_covers_as_often_as_it_says(rate, spread):
     rng = np.random.default_rng(1)
@@ -437,6 +438,21 @@ def test_the_interval_over_runs_covers_as_often_as_it_says(rate, spread):
         by_questions_alone += alone.low <= rate <= alone.high
     assert covered / runs >= 0.93
     assert by_questions_alone < covered
+
+
+def test_seeds_are_pooled_by_one_rule():
+    one, two, three = battery([0.1] * 30), battery([0.2] * 30), battery([0.3] * 30)
+    single = interval([2] * 30, [20] * 30)
+    assert pool({None: one}) == PooledRate(60, 600, 0.1, single.low, single.high, seeds=1)
+    assert pool({0: one, 1: three}) == PooledRate(240, 1200, 0.2, None, None, seeds=2)
+    assert pool({0: one, 1: two, 2: three}) == PooledRate(360, 1800, 0.2, *rate_over_runs([one, two, three]), seeds=3)
+    assert pool({0: one, 1: two, 2: three}).low < interval([12] * 30, [60] * 30).low  # seeds differ
+
+
+def test_seeds_without_an_admitted_completion_are_left_out_of_the_pool():
+    refused = dict.fromkeys(battery([0.0] * 30), (0, 0, 20))
+    assert pool({0: refused, 1: battery([0.1] * 30)}) == pool({1: battery([0.1] * 30)})
+    assert pool({0: refused}) == pool({}) == PooledRate(0, 0, None, None, None, seeds=0)
 
 
 def test_only_questions_that_both_answered_are_compared():

@@ -231,7 +231,9 @@ def _lower_limits(before: np.ndarray, after: np.ndarray, seeds: np.ndarray) -> t
         low, high = t_interval(counts)
         if rare.any():
             size = min(1.0, MAX_COUNTED / counts[..., 1].max())
-            low[rare], high[rare] = coarse_limits(np.round(counts[rare] * size).astype(int))
+            counted = np.sort(np.round(counts[rare] * size).astype(int), axis=1)  # the order of questions is nothing
+            distinct, places = np.unique(counted, axis=0, return_inverse=True)
+            low[rare], high[rare] = (limit[places] for limit in coarse_limits(distinct))
         limits.append((low, high))
     low = np.where(by_flips, mover_interval(*rates, *limits)[0], 1.0)
     if not in_general:
