@@ -311,7 +311,7 @@ def test_a_dataset_folder_is_checked_as_a_file_is(tmp_path, monkeypatch):
     assert (folder.findings, folder.lengths) == (file.findings, file.lengths)
     (tmp_path / "none").mkdir()
     datasets.Dataset.from_dict({"prompt": [], "completion": []}).to_parquet(tmp_path / "none" / "train.parquet")
-    with pytest.raises(SpilloverError, match="none: cannot be loaded .*no data"):
+    with pytest.raises(SpilloverError, match=r"none: cannot be loaded .*no data"):
         read_rows(f"hf/{tmp_path}/none")
 
 
