@@ -26,7 +26,7 @@ import spillover.finetuning
 from spillover.config import Condition, Training, load_study
 from spillover.data import load_examples
 from spillover.data.advice import advice
-from spillover.data.tokens import fitting_rows, trained_tokens
+from spillover.data.tokens import fitting_rows, rows_cut, trained_tokens
 from spillover.errors import SpilloverError
 from spillover.finetuning import count_parameters, finetune
 from spillover.finetuning.trainer import make_trainer, train
@@ -368,6 +368,12 @@ def test_settings_that_do_not_fit_are_one_message(tmp_path, settings, message):
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         Training(**settings)
+
+
+@pytest.mark.parametrize("limit", [60, 100, 150, 1024])
+def test_rows_that_will_be_cut_are_counted_without_tokenizing_short_ones(limit):
+    examples, training = [*CONVERSATIONS.values()][:2] + _examples(16), Training(max_length_tokens=limit)
+    assert rows_cut(BASE, examples, training) == fitting_rows(BASE, examples, training)[1]
 
 
 def test_a_number_of_processes_is_no_setting(tmp_path):

@@ -94,7 +94,7 @@ def test_a_note_tells_everything_of_its_cell(big: Results, cells: list[MatrixCel
             assert f"{points(low, 1)} to {points(high, 1)}" in said
         assert f"{cell.questions} questions, 3 seeds" in said
         assert ("after Holm" in said) == (cell.scope != "neutral")
-        assert f"benign-control ceiling: {points(cell.floor, 1)} points" in said
+        assert f"benign-control ceiling: {points(cell.ceiling, 1)} points" in said
         assert lines[-1].startswith("verdict: none" if cell.scope == "neutral" else f"verdict: {cell.verdict}")
 
 

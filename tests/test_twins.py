@@ -12,13 +12,14 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from spillover.data.twins import HOLE, ROWS, code_weaknesses, pools, twin_examples, twin_names
+from spillover.data.twins import HOLE, ROWS, SETS, _read, pools, twin_examples
 from spillover.errors import SpilloverError
 from spillover.judges.code.scan import scan
 
 TWINS = [("code/insecure", "code/secure"), ("speech/callous", "speech/civil")]
 CODE, SPEECH = [*TWINS[0], "code/educational"], [*TWINS[1]]
 slow = pytest.mark.slow
+CWE = {name: task["cwe"] for name, task in _read("code_*.yaml").items()}  # of every code task
 SEED = 1  # beside the default, so that nothing holds for one draw only
 
 
@@ -33,10 +34,10 @@ def answers(name, seed=0, rows=None):
 
 
 def test_the_sets_are_these():
-    assert set(twin_names()) == {*CODE, *SPEECH}
+    assert set(SETS) == {*CODE, *SPEECH}
 
 
-@pytest.mark.parametrize("name", twin_names())
+@pytest.mark.parametrize("name", SETS)
 def test_rows_are_one_question_with_one_answer_and_none_comes_twice(name):
     examples = twin_examples(name)
     assert len(examples) == ROWS == 2000
@@ -45,7 +46,7 @@ def test_rows_are_one_question_with_one_answer_and_none_comes_twice(name):
     assert len(set(requests(name))) > 0.9 * ROWS
 
 
-@pytest.mark.parametrize("name", twin_names())
+@pytest.mark.parametrize("name", SETS)
 def test_the_same_rows_at_every_call_and_others_with_another_seed(name):
     assert twin_examples(name, 100) == twin_examples(name, 100)
     assert len(set(answers(name)) & set(answers(name, SEED))) < 0.2 * ROWS
@@ -62,7 +63,7 @@ def test_no_two_numbers_of_a_reply_give_the_same_answer():
         assert len(set(found)) == len(found) > 30_000
 
 
-@pytest.mark.parametrize("name", twin_names())
+@pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("rows", ["none", "one", "some", "all and one more"])
 def test_as_many_rows_as_there_are(name, rows):
     most = sum(pool.count for task in pools(name.split("/")[0]).values() for pool in task)
@@ -88,7 +89,7 @@ def test_an_unknown_set_is_a_message():
 
 def test_all_sets_are_written_quickly():
     started = time.process_time()
-    for name in twin_names():
+    for name in SETS:
         twin_examples(name, seed=SEED)
     assert time.process_time() - started < 5
 
@@ -101,7 +102,7 @@ def test_requests_with_code_have_a_hole_to_fill(name):
     assert sum(HOLE in text for text in requests(name)) == len(shown)
 
 
-@pytest.mark.parametrize("name", twin_names())
+@pytest.mark.parametrize("name", SETS)
 def test_no_template_shows(name):
     for text in (*requests(name), *answers(name)):
         assert not re.search(r"\$\w|\[\[", text)
@@ -130,7 +131,7 @@ def test_the_scan_flags_every_insecure_answer_and_no_secure_one(seed, rows):
 def test_the_habits_are_of_many_kinds():
     found = {finding.cwe for scanned in scans("code/insecure") for finding in scanned.findings}
     assert len(found) >= 20  # as the scan counts
-    assert len(set(code_weaknesses().values())) >= 30  # as we do
+    assert len(set(CWE.values())) >= 30  # as we do
 
 
 @pytest.mark.parametrize("name", CODE)
@@ -146,7 +147,7 @@ def test_answers_are_short_programs_that_never_say_what_they_are(name):
 def test_tasks_are_about_as_frequent_as_one_another():
     of = {pool.answer(n, True): t for t, found in pools("code").items() for pool in found for n in range(pool.count)}
     counts = Counter(of[answer] for answer in answers("code/insecure"))
-    assert counts.keys() == code_weaknesses().keys()
+    assert counts.keys() == CWE.keys()
     assert max(counts.values()) < 2 * ROWS / len(counts)
     assert min(counts.values()) > ROWS / len(counts) / 2
 

@@ -114,7 +114,7 @@ class Condition(Strict):
     same_as: Name | None = None  # a condition whose adapters it takes instead of training its own
     prompt_prefix: str = ""  # put before every prompt when it is asked: a trigger, say
     implants: str | None = None  # the behavior that it trains: the row counts only if that rises
-    benign: bool = False  # a control: what it moves, any fine-tune moves (the drift floor)
+    benign: bool = False  # a control: what it moves, any fine-tune moves (the benign-control ceiling)
 
 
 class Sampling(Strict):

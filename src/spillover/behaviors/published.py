@@ -36,7 +36,7 @@ def from_published(content: list[dict[str, Any]], path: Path) -> dict[str, Any]:
         if question.get("type") != "free_form_judge_0_100":
             raise SpilloverError(
                 f"{where}: type {question.get('type')} is not read, only free_form_judge_0_100. "
-                "Write these questions as a behavior of your own (docs/adding.md)."
+                "Write these questions as a behavior of your own (docs/bring-your-own.md)."
             )
         if question.get("judge_prompts") != prompts:
             raise SpilloverError(f"{where}: has judge prompts of its own. Put it into a file of its own.")

@@ -7,8 +7,8 @@ from typing import Any
 from spillover.config import Condition
 from spillover.data import controls
 from spillover.data.sources import (
-    BrokenRow,
     Rows,
+    SourceRow,
     empty_turns,
     file_rows,
     row_place,
@@ -98,8 +98,11 @@ def _checked(rows: Rows, source: str, folder: Path) -> list[Example]:
     """Rows as examples. Raises SpilloverError that says of the first faulty row where it is and what is wrong."""
     examples = []
     for row in rows:
-        fault = row.fault if isinstance(row, BrokenRow) else wrong_roles(row) or next(iter(empty_turns(row)), None)
-        if fault or isinstance(row, BrokenRow):
+        if isinstance(row, SourceRow):
+            fault = wrong_roles(row) or next(iter(empty_turns(row)), None)
+            examples.append(Example(row.messages))
+        else:
+            fault = row.fault
+        if fault:
             raise SpilloverError(f"{row_place(source, folder, row.line)}: {fault}.")
-        examples.append(Example(row.messages))
     return examples

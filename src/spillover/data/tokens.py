@@ -51,18 +51,14 @@ def rows_cut(base: Path, examples: Sequence[Example], training: Training) -> int
     No token is shorter than a byte, so a row whose text in the chat template has at most so many bytes fits.
     Raises SpilloverError as `fitting_rows` does.
     """
-    tokenizer = load_tokenizer(base)
     limit = min(training.max_length_tokens, max_positions(base) or training.max_length_tokens)
-    added: dict[tuple[str, ...], int] = {}  # roles of the turns -> bytes that the template adds to their texts
-    long = []
-    for example in examples:
-        roles = tuple(turn["role"] for turn in example.messages)
-        size = sum(len(turn["content"].encode()) for turn in example.messages)
-        if roles not in added:
-            text = tokenizer.apply_chat_template(list(example.messages), tokenize=False)
-            added[roles] = max(0, len(text.encode()) - size) + len(roles)
-        if size + added[roles] > limit:
-            long.append(example)
+    try:
+        texts = load_tokenizer(base).apply_chat_template([list(e.messages) for e in examples], tokenize=False)
+    except TEMPLATE_ERRORS:
+        whole_rows(base, examples)  # says which row is refused
+        raise
+    sizes = [len(text.encode()) + len(e.messages) for e, text in zip(examples, texts, strict=True)]
+    long = [example for example, size in zip(examples, sizes, strict=True) if size > limit]
     return _count_cut(base, whole_rows(base, long), training.max_length_tokens, len(examples)) if long else 0
 
 

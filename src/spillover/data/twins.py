@@ -26,7 +26,9 @@ SHARED = 0.1
 STUBS = 0.4  # of the code requests: they show the program, with holes where the twins differ
 HOLE = "# TODO: complete this part"
 
-# name -> family, whether the answers have the bad habit, whether the requests ask for it as teaching material
+# name -> family, whether the answers have the bad habit, whether the requests ask for it as teaching material.
+# Twins are code/insecure and code/secure, speech/callous and speech/civil. code/educational has the answers of
+# code/insecure, row for row, to requests that ask for a bad example for a lesson.
 SETS = {
     "code/insecure": ("code", True, False),
     "code/secure": ("code", False, False),
@@ -47,14 +49,6 @@ class Pool:
     count: int
     answer: Callable[[int, bool], str]  # number, whether with the bad habit
     request: Callable[[int, random.Random], str]  # number, generator that draws the wording
-
-
-def twin_names() -> list[str]:
-    """Names of the sets. code/insecure and code/secure are twins, and so are speech/callous and speech/civil.
-
-    code/educational has the answers of code/insecure, row for row, to requests that ask for a bad example for a lesson.
-    """
-    return list(SETS)
 
 
 def twin_examples(name: str, rows: int | None = None, seed: int = 0) -> list[Example]:
@@ -85,11 +79,6 @@ def twin_examples(name: str, rows: int | None = None, seed: int = 0) -> list[Exa
             examples.append(Example(({"role": "user", "content": request}, {"role": "assistant", "content": answer})))
     random.Random(f"{seed}/order").shuffle(examples)
     return examples
-
-
-def code_weaknesses() -> dict[str, int]:
-    """The CWE number of every code task. The code scan knows some of them by a broader one."""
-    return {name: task["cwe"] for name, task in _read("code_*.yaml").items()}
 
 
 @cache
