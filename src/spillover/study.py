@@ -34,7 +34,7 @@ from spillover.runs.cell import Asked, CellJob, CellResult, Tuning, fingerprint_
 from spillover.runs.folder import CellEntry, RunFolder
 from spillover.runs.frames import Run
 from spillover.runs.inputs import Inputs, builds_of, read_inputs, with_built
-from spillover.runs.progress import write_errors
+from spillover.runs.progress import raise_failures
 from spillover.runs.ray import check_cluster, run_on_ray
 from spillover.runs.results import results_of
 from spillover.runs.self_distill import DistillJob, distill
@@ -98,7 +98,7 @@ def run(
         folder.errors.unlink(missing_ok=True)
         inputs = read_inputs(study, source)
         if builds := builds_of(study):
-            _raise_failures(run_side_by_side(build_model, builds, os.cpu_count() or 1, on_progress), folder)
+            raise_failures(run_side_by_side(build_model, builds, os.cpu_count() or 1, on_progress), folder)
             inputs = with_built(inputs, source)
         behaviors = write_inputs(inputs, folder)
         jobs, distill_jobs = plan(inputs, folder, options)
@@ -144,7 +144,7 @@ def run(
             failures += _finish(
                 [job for job in ready if str(job) not in failed], inputs, folder, store, entries, behaviors
             )
-        _raise_failures(failures, folder, len(jobs), options.stages)
+        raise_failures(failures, folder, len(jobs), whole=all(stage in options.stages for stage in STAGES[1:4]))
     return Run(folder.path)
 
 
@@ -381,27 +381,3 @@ def _finish(
     write_tables(results)
     write_report(results)
     return failures
-
-
-def _raise_failures(
-    failures: Sequence[Failure], folder: RunFolder, jobs: int = 0, stages: Sequence[str] = STAGES
-) -> None:
-    """Raises SpilloverError that names what failed, each reason once; all of it goes into errors.txt of the run."""
-    if not failures:
-        return
-    write_errors(failures, folder)
-    reasons: dict[str, list[str]] = {}
-    for failure in failures:
-        reasons.setdefault(failure.reason, []).append(failure.job)
-    lines = [
-        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}: {reason}"
-        for reason, names in reasons.items()
-    ]
-    if any(failure.detail for failure in failures):
-        lines.append(f"Tracebacks: {folder.errors}")
-    if jobs:
-        lines.insert(0, f"{len(failures)} of {jobs} cells {'are' if len(failures) > 1 else 'is'} not done.")
-        command = "The same command goes" if {*STAGES[1:4]} <= {*stages} else "Without --only the command goes"
-        others = f"The others are in {folder.path}. " * (len(failures) < jobs)
-        lines.append(f"{others}{command} on with these.")
-    raise SpilloverError("\n".join(lines))

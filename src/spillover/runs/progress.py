@@ -113,6 +113,31 @@ def write_errors(failures: Sequence[Failure], folder: RunFolder) -> None:
     write_atomically(folder.errors, "".join(blocks))
 
 
+def raise_failures(failures: Sequence[Failure], folder: RunFolder, jobs: int = 0, whole: bool = True) -> None:
+    """Raises SpilloverError that names what failed, each reason once; all of it goes into errors.txt of the run.
+
+    `jobs`: how many there were, if they are cells. `whole`: whether the command does every stage, so that it goes on.
+    """
+    if not failures:
+        return
+    write_errors(failures, folder)
+    reasons: dict[str, list[str]] = {}
+    for failure in failures:
+        reasons.setdefault(failure.reason, []).append(failure.job)
+    lines = [
+        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}: {reason}"
+        for reason, names in reasons.items()
+    ]
+    if any(failure.detail for failure in failures):
+        lines.append(f"Tracebacks: {folder.errors}")
+    if jobs:
+        lines.insert(0, f"{len(failures)} of {jobs} cells {'are' if len(failures) > 1 else 'is'} not done.")
+        command = "The same command goes" if whole else "Without --only the command goes"
+        others = f"The others are in {folder.path}. " * (len(failures) < jobs)
+        lines.append(f"{others}{command} on with these.")
+    raise SpilloverError("\n".join(lines))
+
+
 def _read_errors(folder: RunFolder) -> dict[str, str]:
     """What failed in the last command, by job."""
     if not folder.errors.exists():
