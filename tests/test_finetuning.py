@@ -152,8 +152,10 @@ def test_tokens_that_merge_over_the_border_are_trained_on_if_the_prompt_is_the_s
     (base / "chat_template.jinja").write_text(
         template.replace(whole, f"{dropped} if message['role'] == 'user' else {whole}")
     )
-    with pytest.raises(SpilloverError, match="row 2: its chat template writes system, user otherwise"):
-        trained_tokens(base, [_turns("", "a"), _turns("Is it?", "b", system="s")], TRAINING)
+    rows = [_turns("", "a"), _turns("Is it?", "b", system="s")]
+    for call in (trained_tokens, rows_cut):
+        with pytest.raises(SpilloverError, match="row 2: its chat template writes system, user otherwise"):
+            call(base, rows, TRAINING.model_copy(update={"max_length_tokens": 50}))
 
 
 def test_a_template_that_fails_on_a_row_is_one_message(tmp_path):

@@ -54,12 +54,13 @@ def rows_cut(base: Path, examples: Sequence[Example], training: Training) -> int
     limit = min(training.max_length_tokens, max_positions(base) or training.max_length_tokens)
     try:
         texts = load_tokenizer(base).apply_chat_template([list(e.messages) for e in examples], tokenize=False)
-    except TEMPLATE_ERRORS:
-        whole_rows(base, examples)  # says which row is refused
+        sizes = [len(text.encode()) + len(e.messages) for e, text in zip(examples, texts, strict=True)]
+        long = [example for example, size in zip(examples, sizes, strict=True) if size > limit]
+        rows = whole_rows(base, long) if long else []
+    except (*TEMPLATE_ERRORS, SpilloverError):
+        whole_rows(base, examples)  # names the row by its number among all
         raise
-    sizes = [len(text.encode()) + len(e.messages) for e, text in zip(examples, texts, strict=True)]
-    long = [example for example, size in zip(examples, sizes, strict=True) if size > limit]
-    return _count_cut(base, whole_rows(base, long), training.max_length_tokens, len(examples)) if long else 0
+    return _count_cut(base, rows, training.max_length_tokens, len(examples))
 
 
 def _count_cut(base: Path, rows: Sequence[TokenRow], limit: int, total: int) -> int:
