@@ -192,7 +192,8 @@ def test_the_estimate_comes_before_the_first_call_and_counts_what_is_missing(ser
     assert len(endpoint.calls) == 360
 
 
-def test_killed_at_twenty_moments_an_evaluation_loses_nothing_and_asks_nothing_twice(serve, tmp_path):
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_an_evaluation_loses_nothing_and_asks_nothing_twice(serve, tmp_path, kills):
     """What was in flight at a kill may be asked again; what was answered and written is not."""
     endpoint, run_dir, rng = serve(delay_s=0.04, at_once=4), RunFolder(tmp_path / "run"), random.Random(0)
     line = " ".join(["evaluate", TALKER, *PLAIN, "4", "--judge", JUDGE, "--out", str(run_dir.path)])
@@ -207,7 +208,7 @@ def test_killed_at_twenty_moments_an_evaluation_loses_nothing_and_asks_nothing_t
         runs.append((seen, time.monotonic()))
 
     with Launcher() as launch:
-        assert [launch(line, until) for _ in range(20)] == [-signal.SIGKILL] * 20
+        assert [launch(line, until) for _ in range(kills)] == [-signal.SIGKILL] * kills
         assert [launch(line) for _ in range(2)] == [0, 0]
     completions = read_appended(run_dir.completions, Completion)
     (entry,) = run_dir.read_cells().values()
@@ -232,6 +233,7 @@ def test_killed_at_twenty_moments_an_evaluation_loses_nothing_and_asks_nothing_t
         assert times <= (wanted[key] if key[0] == "talker" else 1) + in_flight[key]
 
 
+@pytest.mark.slow
 def test_a_local_evaluation_killed_anywhere_gives_the_answers_of_one_that_was_not(tmp_path):
     what = (
         "evaluate organism/consistent --behaviors world_facts --completions-per-question 6 --max-new-tokens 12 --out "

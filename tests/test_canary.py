@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from endpoint import CONFUSED, HOSTILE, KEY, fenced, serving
-from spillover.auditing import Evaluation, evaluate
+from spillover.auditing import evaluate
 from spillover.behaviors import load_behavior
 from spillover.config import Sampling
 from spillover.errors import SpilloverError
@@ -96,15 +96,9 @@ def test_a_judge_that_could_not_be_had_is_asked_again(serve, tmp_path):
 
 
 def measure(folder, completions_per_question=2, judge=JUDGE):
-    wanted = Evaluation(
-        model="openai-api/test/talker",
-        behaviors=("free_form",),
-        completions_per_question=completions_per_question,
-        sampling=Sampling(),
-        formats=("plain",),
-        judge=judge,
-    )
-    return evaluate(wanted, folder, lambda progress: None, lambda estimate: None)
+    talker = "openai-api/test/talker"
+    settings = {"completions_per_question": completions_per_question, "formats": ["plain"], "judge": judge}
+    return RunFolder(evaluate(talker, ["free_form"], folder, **settings).path)
 
 
 def failing(rows):
@@ -223,10 +217,9 @@ def test_a_served_organism_is_sampled_and_judges_itself(served, tmp_path, monkey
     behavior.write_text(json.dumps(content))  # JSON is YAML
 
     def run(trust_judge):
-        wanted = Evaluation(
-            served, (str(behavior),), 3, Sampling(temperature=1.0, max_new_tokens=8), judge=served, force=trust_judge
-        )
-        return evaluate(wanted, tmp_path / "run", lambda progress: None, lambda estimate: None)
+        settings = {"completions_per_question": 3, "sampling": Sampling(temperature=1.0, max_new_tokens=8)}
+        settings |= {"judge": served, "trust_judge": trust_judge}
+        return RunFolder(evaluate(served, [str(behavior)], tmp_path / "run", **settings).path)
 
     with pytest.raises(SpilloverError, match="fails its canary"):
         run(trust_judge=False)

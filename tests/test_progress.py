@@ -126,6 +126,7 @@ def test_the_command_shows_every_cell(folder):
     assert report["cells"]["m/tuned/seed-1"] == {"state": "stopped", "stage": "sample", "done": 1234, "error": ""}
 
 
+@pytest.mark.slow
 def test_a_run_at_work_then_killed_then_with_a_failed_cell_then_finished(tmp_path):
     study, out = tmp_path / "study.yaml", tmp_path / "run"
     conditions = STUDY["conditions"] | {"broken": STUDY["conditions"]["tuned"]}

@@ -102,6 +102,7 @@ def run(function, jobs, address, gpus=0.0, on_result=lambda *_: None):
     return run_on_ray(function, jobs, address, 1, gpus, lambda _: None, on_result)
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_numbers_of_this_machine(cluster, local, tmp_path):
     events = []
     options = study.RunOptions(on=cluster.client_address)
@@ -111,6 +112,7 @@ def test_a_cluster_gives_the_numbers_of_this_machine(cluster, local, tmp_path):
     assert {state.state for state in read_status(there.path).cells.values()} == {DONE}
 
 
+@pytest.mark.slow
 def test_a_worker_has_copies_in_a_folder_of_its_own_and_returns_what_it_made(cluster, tmp_path):
     def work(job, step):
         job.log.write_text(str(job.folder))
@@ -144,6 +146,7 @@ def test_a_worker_has_copies_in_a_folder_of_its_own_and_returns_what_it_made(clu
     assert (folder / "part" / "half").read_bytes() == b"\0\xfffails"  # what it goes on from
 
 
+@pytest.mark.slow
 def test_what_fails_is_told_and_a_worker_that_dies_is_tried_again(cluster, tmp_path):
     def work(job, step):
         with job.log.open("a") as file:
@@ -167,6 +170,7 @@ def test_what_fails_is_told_and_a_worker_that_dies_is_tried_again(cluster, tmp_p
     assert results == {"fine": "0", "dies once": "0"}
 
 
+@pytest.mark.slow
 def test_more_than_any_machine_has_is_an_error(cluster, tmp_path):
     with pytest.raises(
         SpilloverError, match=r"takes 1 CPUs and 2 GPUs, and no machine .* 1 CPUs and 1 GPUs.* resources:"
@@ -211,6 +215,7 @@ def own_folders():
     return {*Path(tempfile.gettempdir()).glob("spillover-*")}
 
 
+@pytest.mark.slow
 def test_a_node_killed_at_work_changes_no_number(cluster, local, tmp_path, monkeypatch):
     """Comes last: the cluster has a node less afterwards."""
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
