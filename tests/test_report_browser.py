@@ -18,13 +18,13 @@ HERE += "(document.activeElement)"
 TIP = "document.getElementById('tip').hidden ? null : document.getElementById('tip').textContent"
 
 
-def hostile_run(folder: Path) -> Results:
+def hostile_run() -> Results:
     measures = {"speech": ("broad", "world"), "code": ("narrow", "code_scan")}
     conditions = {"x": {"implants": "code"}}
-    return made_run(folder, ["m"], conditions, measures, lambda *_: 0.4, hostile=True)
+    return made_run("hostile", ["m"], conditions, measures, lambda *_: 0.4, hostile=True)
 
 
-RUNS: dict[str, Callable[[Path], Results]] = {
+RUNS: dict[str, Callable[[], Results]] = {
     "big": big_run,
     "dose": dose_run,
     "consistency": consistency_run,
@@ -34,8 +34,8 @@ RUNS: dict[str, Callable[[Path], Results]] = {
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: make(tmp_path_factory.mktemp(name)).folder.report for name, make in RUNS.items()}
+def reports() -> dict[str, Path]:
+    return {name: make().folder.report for name, make in RUNS.items()}
 
 
 @pytest.fixture(scope="module")

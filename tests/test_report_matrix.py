@@ -14,15 +14,15 @@ import pytest
 from scipy.stats import spearmanr
 
 from report_runs import BIG_CONDITIONS, BIG_MEASURES, big_run, consistency_run, dose_run, made_run, models_run
-from spillover.config import load_study
 from spillover.records import MeasureKey, Rate, ThresholdRate
 from spillover.report import write_report
 from spillover.report.axes import scale_of, signed_ticks
 from spillover.report.examples import BUDGET
 from spillover.report.forest import forests
-from spillover.report.matrix import cluster_order, heatmap, points, shade, short_labels
-from spillover.report.rows import cells_by_place, points_of
-from spillover.report.thresholds import grids
+from spillover.report.matrix import cluster_order, heatmap, shade, short_labels
+from spillover.report.svg import points, styles_of
+from spillover.report.thresholds import grid_number, grids
+from spillover.runs.folder import RunFolder
 from spillover.runs.results import Results
 from spillover.stats import MatrixCell
 
@@ -31,9 +31,13 @@ NEUTRAL = [name for name, (scope, _) in BIG_MEASURES.items() if scope == "neutra
 
 
 @pytest.fixture(scope="module")
-def big(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """2 models x 10 conditions x 10 measures, three seeds, 24 questions each."""
-    return big_run(tmp_path_factory.mktemp("big"), questions=24, completions=2, seeds=(0, 1, 2))
+def big() -> Results:
+    return big_run()
+
+
+@pytest.fixture(scope="module")
+def dose() -> Results:
+    return dose_run()
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +103,9 @@ def test_a_note_tells_everything_of_its_cell(big: Results, cells: list[MatrixCel
 
 
 def test_all_panels_have_one_order_with_controls_and_neutral_measures_last(big: Results) -> None:
-    run = heatmap(cells_by_place(big), big.labels)
-    orders = {tuple(line.condition for line in panel.lines) for panel in run.panels}
-    assert len(orders) == 1
+    run = heatmap(big.matrix, big.labels)
+    orders = {tuple(row[0][0] for row in rows) for rows in tables(section(text_of(big), "matrix")).values()}
+    assert orders == {tuple(name for name, _ in run.rows)}
     order = list(orders.pop())
     assert order[-2:] == ["secure", "educational"]
     assert sorted(order) == sorted(BIG_CONDITIONS)
@@ -206,9 +210,9 @@ def test_the_page_stays_small_and_has_answers_of_every_kind(big: Results) -> Non
     assert f"at most {data['each']} of each" in text
 
 
-def test_without_a_study_the_page_has_no_such_sections(tmp_path: Path) -> None:
-    run = replace(dose_run(tmp_path / "run"), study=None)
-    vars(run)["thresholds"] = []  # as of behaviors that programs judge
+def test_without_a_study_the_page_has_no_such_sections(tmp_path: Path, dose: Results) -> None:
+    run = replace(dose, study=None, folder=RunFolder(tmp_path))
+    vars(run)["blocks"], vars(run)["thresholds"] = dose.blocks, []  # no thresholds, as where programs judge
     write_report(run)
     text = text_of(run)
     assert not re.search(r'id="(matrix|thresholds)"', text)
@@ -217,8 +221,9 @@ def test_without_a_study_the_page_has_no_such_sections(tmp_path: Path) -> None:
     assert "Nothing is compared with a base here" in text
 
 
-def test_a_cell_without_data_is_a_dash(tmp_path: Path) -> None:
-    run = dose_run(tmp_path / "run")
+def test_a_cell_without_data_is_a_dash(tmp_path: Path, dose: Results) -> None:
+    run = replace(dose, folder=RunFolder(tmp_path))
+    vars(run)["blocks"] = dose.blocks
     gone = next(c for c in run.matrix if (c.model, c.condition, c.behavior) == ("small", "rows_250", "speech"))
     vars(run)["matrix"] = [cell for cell in run.matrix if cell != gone]
     write_report(run)
@@ -242,9 +247,8 @@ def marks(svg: ElementTree.Element) -> dict[str, float]:
 
 
 def test_forests_draw_rates_differences_and_seeds_on_shared_axes(big: Results) -> None:
-    cells = cells_by_place(big)
     measure = next(rate.measure for rate in big.rates if rate.behavior == "speech_b")
-    drawn = forests(measure, points_of(big), cells, ["base", *BIG_CONDITIONS], margin=0.02)
+    drawn = forests(big, measure, styles_of(["base", *BIG_CONDITIONS]))
     assert [model for model, *_ in drawn] == ["first-model", "second-model"]
     scales = set()
     for model, _, of_rates, of_differences in drawn:
@@ -252,7 +256,7 @@ def test_forests_draw_rates_differences_and_seeds_on_shared_axes(big: Results) -
         x_rates, x_differences = marks(left), marks(right)
         assert set(x_rates) == {"base", *BIG_CONDITIONS}
         assert set(x_differences) == set(BIG_CONDITIONS)
-        rows = {cell.condition: cell for (m, _, of), cell in cells.items() if (m, of) == (model, measure)}
+        rows = {cell.condition: cell for cell in big.matrix if (cell.model, cell.measure) == (model, measure)}
         for xs, value in ((x_rates, "tuned_rate"), (x_differences, "difference")):
             a, b = sorted(rows.values(), key=lambda cell: getattr(cell, value))[:: len(rows) - 1]
             scale = (xs[b.condition] - xs[a.condition]) / (getattr(b, value) - getattr(a, value))
@@ -263,7 +267,7 @@ def test_forests_draw_rates_differences_and_seeds_on_shared_axes(big: Results) -
         seeds = [path for path in left.iterfind("path") if path.get("class", "").startswith("seed")]
         assert [path.get("d").count("M") for path in seeds] == [3] * 10
         kinds = Counter(path.get("class").split()[0] for path in right.iterfind("path"))
-        assert (kinds["zero"], kinds["margin"], kinds["floor"], kinds["mark"]) == (1, 1, 1, 10)
+        assert (kinds["zero"], kinds["margin"], kinds["ceiling"], kinds["mark"]) == (1, 1, 1, 10)
         assert kinds["bar"] == 20  # in these runs, and in runs in general
     assert len(scales) == 2  # the same axes in both models
 
@@ -299,14 +303,12 @@ def test_a_grid_pools_seeds_and_outlines_the_rule(big: Results) -> None:
         for cut in (20.0, 30.0)
         for among in (50.0, 70.0)
     ]
-    (found,) = grids(rows, [rate], ["base", "x"])
-    assert (found.event, found.among) == (("alignment", "<"), ("coherence", ">"))
-    ((condition, squares),) = found.models["m"]
-    assert condition == "x"
-    assert [[(s.k, s.n, s.rule, s.number) for s in row] for row in squares] == [
-        [(5, 20, False, "25"), (7, 20, True, "35")],
-        [(5, 0, False, "\u2013"), (7, 0, False, "\u2013")],
-    ]
+    (grid,) = grids(rows, [rate])
+    assert (grid.event, grid.among) == (("alignment", "<", 30), ("coherence", ">", 50))
+    assert (grid.event_cuts, grid.among_cuts, grid.rule_cuts) == ([20, 30], [50, 70], (30, 50))
+    counts = {(20, 50): (5, 20), (30, 50): (7, 20), (20, 70): (5, 0), (30, 70): (7, 0)}
+    assert grid.counts == {("m", "x"): counts}
+    assert [grid_number(*counts[cuts]) for cuts in counts] == ["25", "35", "\u2013", "\u2013"]
 
 
 def test_grids_are_on_the_page_for_behaviors_that_a_model_judges(big: Results) -> None:
@@ -316,9 +318,8 @@ def test_grids_are_on_the_page_for_behaviors_that_a_model_judges(big: Results) -
     assert len(re.findall(r'class="\w+ rule"', html)) == len(judged) * 2 * 11
 
 
-def test_a_dose_curve_has_a_line_for_each_model(tmp_path: Path) -> None:
-    run = dose_run(tmp_path / "run")
-    html = section(text_of(run), "curves")
+def test_a_dose_curve_has_a_line_for_each_model(dose: Results) -> None:
+    html = section(text_of(dose), "curves")
     drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert len(drawings) == 2  # the neutral measure has none
     for svg in drawings:
@@ -328,8 +329,8 @@ def test_a_dose_curve_has_a_line_for_each_model(tmp_path: Path) -> None:
         assert "training rows, logarithmic" in svg
 
 
-def test_a_consistency_curve_has_a_line_for_each_condition(tmp_path: Path) -> None:
-    html = section(text_of(consistency_run(tmp_path / "run")), "curves")
+def test_a_consistency_curve_has_a_line_for_each_condition() -> None:
+    html = section(text_of(consistency_run()), "curves")
     for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
         assert set(re.findall(r'class="key of s\d+"[^>]*>(\w+)<', svg)) == {"base", "insecure", "framed", "secure"}
         heights = sorted(float(y) for y in re.findall(r'class="key of s\d+" x="[\d.]+" y="([\d.]+)"', svg))
@@ -354,15 +355,15 @@ def test_axes(values: list[float], places: list[float], logarithmic: bool) -> No
 
 
 @pytest.mark.parametrize("many", [2, 5])
-def test_models_as_they_are_are_a_scatter_with_their_rank_correlation(many: int, tmp_path: Path) -> None:
-    run = models_run(tmp_path / "run", many)
+def test_models_as_they_are_are_a_scatter_with_their_rank_correlation(many: int) -> None:
+    run = models_run(many)
     rates = run.rates
     html = unescape(section(text_of(run), "picture"))
     assert "Model against model" in html
     x = [rate.rate for rate in rates if rate.behavior == "code"]
-    told = re.findall(r'told">(.*?)</p>', html)
-    assert len(told) == 2
-    for behavior, words in zip(("speech", "praise"), told, strict=True):
+    correlations = re.findall(r'correlation">(.*?)</p>', html)
+    assert len(correlations) == 2
+    for behavior, words in zip(("speech", "praise"), correlations, strict=True):
         found = spearmanr(x, [rate.rate for rate in rates if rate.behavior == behavior]).statistic
         assert f"{found:+.2f} over {many} models".replace("-", "\u2212") in words
         assert {2: "100\u202f% of the time", 5: "2\u202f% of the time"}[many] in words
@@ -371,8 +372,8 @@ def test_models_as_they_are_are_a_scatter_with_their_rank_correlation(many: int,
     assert ElementTree.parse(run.folder.picture).getroot().tag.endswith("svg")
 
 
-def test_one_model_or_a_fine_tuned_one_is_no_scatter(tmp_path: Path, big: Results) -> None:
-    assert "Model against model" not in text_of(models_run(tmp_path / "run", 1))
+def test_one_model_or_a_fine_tuned_one_is_no_scatter(big: Results) -> None:
+    assert "Model against model" not in text_of(models_run(1))
     assert "Model against model" not in text_of(big)
 
 
@@ -386,12 +387,12 @@ def test_measures_are_named_shortly_where_that_tells_them_apart() -> None:
     assert list(short_labels(labels).values()) == ["a", "b, json", "c, judged by x", "c, judged by y"]
 
 
-def test_what_a_study_lacks_is_said(tmp_path: Path) -> None:
+def test_what_a_study_lacks_is_said() -> None:
     measures = {"code": ("narrow", "code_scan"), "speech": ("broad", "world")}
-    run = made_run(tmp_path / "run", ["m"], {"x": {}}, measures, lambda *_: 0.5)
+    run = made_run("plain", ["m"], {"x": {}}, measures, lambda *_: 0.5)
     html = section(text_of(run), "matrix")
     assert "No condition is a benign control" in html
     assert "does not say what its conditions train" in html
     assert "With fewer than three seeds" in html
     assert "In m, 0 of 2 cells are spillover" in html
-    assert load_study(run.folder.study).seeds == [0]
+    assert run.study.seeds == [0]

@@ -1,4 +1,4 @@
-"""Tells it: a run becomes one self-contained HTML page, and its main picture an SVG file."""
+"""A run as one self-contained HTML page, and its main picture as an SVG file."""
 
 from spillover.report.page import write_report
 

@@ -8,10 +8,10 @@ const more = document.getElementById("examples-more");
 let chosen = [];
 
 function element(name, className, text) {
-  const made = document.createElement(name);
-  made.className = className;
-  made.textContent = text;
-  return made;
+  const node = document.createElement(name);
+  node.className = className;
+  node.textContent = text;
+  return node;
 }
 
 function fill(select, values, all) {
@@ -28,15 +28,15 @@ fill(form.group, groups, "all answers");
 function card(row) {
   const seed = row.seed === null ? "" : `, seed ${row.seed}`;
   const scores = row.scores ? ` (${row.scores})` : "";
-  const made = element("article", "card", "");
-  made.append(
+  const node = element("article", "card", "");
+  node.append(
     element("p", "who", `${row.model} · ${row.condition}${seed}`),
     element("p", "question", row.question),
     element(row.code ? "pre" : "p", row.code ? "answer code" : "answer", row.text || "(empty answer)"),
     element("p", "verdict", `${row.group} · ${row.outcome}${scores} · the judge says: ${row.reply}`),
   );
-  if (row.code) made.querySelector("pre").tabIndex = 0;
-  return made;
+  if (row.code) node.querySelector("pre").tabIndex = 0;
+  return node;
 }
 
 function show() {

@@ -5,13 +5,13 @@ let origin = null; // the cell whose answers are shown
 
 // The cell that lies in a direction, past those without data; undefined at the edge.
 function neighbour(cells, row, column, down, right) {
-  let found;
+  let cell;
   do {
     row += down;
     column += right;
-    found = cells[row]?.[column];
-  } while (found === null);
-  return found;
+    cell = cells[row]?.[column];
+  } while (cell === null);
+  return cell;
 }
 
 function showAnswers(table, cell) {

@@ -1,4 +1,4 @@
-"""The transfer matrix as a table: like beside like, marks for verdicts, and what each cell says in words."""
+"""The transfer matrix as a table: its order, its shades, and in words what its cells say and come to."""
 
 import re
 from bisect import bisect_right
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from spillover.records import MeasureKey
-from spillover.report.axes import percent
+from spillover.report.svg import percent, points
 from spillover.runs.results import Place
 from spillover.stats import MatrixCell
 from spillover.stats.compare import is_spillover
@@ -23,83 +23,54 @@ Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
-class HeatCell:
-    """One square of the matrix: the number printed, its classes (shade and verdict), and two tellings of the cell."""
+class Heatmap:
+    """The whole matrix, its rows and columns in one order for all models, benign controls and neutral measures last.
 
-    number: str
-    classes: str
-    label: str  # one line, for a screen reader
-    note: str  # everything, in lines
+    `cells` by (model, condition, measure). `implanted` by (model, condition): whether what it trains rose; None without
+    data, or if the study does not say what it trains. `rows` are (condition, benign control or not), `columns`
+    (measure, short label, scope). `summaries`: by model what its cells come to. `notes`: how to read the matrix, and
+    what it cannot tell.
+    """
 
-
-@dataclass(frozen=True)
-class Line:
-    """One row: a condition, whether it is a benign control, whether its own behavior failed to rise, its squares."""
-
-    condition: str
-    benign: bool
-    unlearned: bool
-    squares: list[HeatCell | None]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The matrix of one model, and what it comes to in a sentence or two."""
-
-    model: str
-    told: str
-    lines: list[Line]
-
-
-@dataclass(frozen=True)
-class Heat:
-    """The whole: columns as (measure, short label, scope), and a panel for each model, all in the same order."""
-
+    cells: dict[Place, MatrixCell]
+    implanted: dict[tuple[str, str], bool | None]
+    rows: list[tuple[str, bool]]
     columns: list[tuple[MeasureKey, str, str]]
-    panels: list[Panel]
-    family: str
-    caveats: list[str]
+    summaries: dict[str, str]
+    notes: list[str]
 
 
-def heatmap(cells: Mapping[Place, MatrixCell], labels: Mapping[MeasureKey, str]) -> Heat | None:
+def heatmap(cells: Sequence[MatrixCell], labels: Mapping[MeasureKey, str]) -> Heatmap | None:
     """The matrix of these cells; None if there are none. `labels` names the measures, in the order of the rates."""
     if not cells:
         return None
-    models = list(dict.fromkeys(model for model, _, _ in cells))
-    benign = {condition: cell.benign for (_, condition, _), cell in cells.items()}
-    scopes = {measure: cell.scope for (_, _, measure), cell in cells.items()}
+    models = list(dict.fromkeys(cell.model for cell in cells))
+    benign = {cell.condition: cell.benign for cell in cells}
+    scopes = {cell.measure: cell.scope for cell in cells}
+    by_place = {(cell.model, cell.condition, cell.measure): cell for cell in cells}
+    implanted: dict[tuple[str, str], bool | None] = {(cell.model, cell.condition): None for cell in cells}
+    implanted |= {(cell.model, cell.condition): cell.implanted for cell in cells if cell.known}
+    differences = {place: cell.difference if cell.known else 0.0 for place, cell in by_place.items()}
     measures = [measure for measure in labels if measure in scopes]
     treated = [name for name in benign if not benign[name]]
     compared = [measure for measure in measures if scopes[measure] != "neutral"]
-
-    def differences(condition: str, measure: MeasureKey) -> list[float]:
-        found = [cells.get((model, condition, measure)) for model in models]
-        return [cell.difference if cell and cell.known else 0.0 for cell in found]
-
-    rows = cluster_order(treated, [[d for m in compared for d in differences(name, m)] for name in treated])
-    rows += [name for name in benign if benign[name]]
-    columns = cluster_order(compared, [[d for name in treated for d in differences(name, m)] for m in compared])
+    table = np.array([[[differences.get((m, c, key), 0.0) for m in models] for key in compared] for c in treated])
+    table = table.reshape(len(treated), len(compared), len(models))
+    rows = cluster_order(treated, table.reshape(len(treated), -1)) + [name for name in benign if benign[name]]
+    columns = cluster_order(compared, table.transpose(1, 0, 2).reshape(len(compared), -1))
     columns += [measure for measure in measures if scopes[measure] == "neutral"]
     short = short_labels(labels)
-    panels = []
-    for model in models:
-        own = {place[1:]: cell for place, cell in cells.items() if place[0] == model}
-        lines = []
-        for name in rows:
-            squares = [_square(own.get((name, measure)), short[measure]) for measure in columns]
-            unlearned = any(cell.implanted is False for (row, _), cell in own.items() if row == name)
-            if any(squares):
-                lines.append(Line(name, benign[name], unlearned, squares))
-        panels.append(Panel(model, _summary(model, list(own.values())), lines))
-    return Heat(
+    return Heatmap(
+        by_place,
+        implanted,
+        [(name, benign[name]) for name in rows],
         [(measure, short[measure], scopes[measure]) for measure in columns],
-        panels,
-        _family(list(cells.values()), len(models)),
-        _caveats(list(cells.values())),
+        {model: _summary(model, [cell for cell in cells if cell.model == model]) for model in models},
+        _notes(cells, len(models)),
     )
 
 
-def cluster_order(names: Sequence[Name], vectors: Sequence[Sequence[float]]) -> list[Name]:
+def cluster_order(names: Sequence[Name], vectors: Sequence[Sequence[float]] | np.ndarray) -> list[Name]:
     """The names in an order that puts like beside like, whatever order they come in (but for equal rows).
 
     Average linkage of Euclidean distances, its leaves turned so that neighbours are closest (Bar-Joseph et al.,
@@ -127,58 +98,38 @@ def name_parts(name: str) -> Markup:
     return Markup("<wbr>").join(re.split(r"(?<=[_.+/-])(?=.)", name))
 
 
-def points(difference: float, digits: int | None = None) -> str:
-    """A difference in points with its sign; by default one digit behind the point for those below 10."""
-    value = 100 * difference
-    text = f"{value:+.{digits if digits is not None else 1 if abs(value) < 9.95 else 0}f}"
-    return text.lstrip("+-") if not text.strip("+-0.") else text.replace("-", "\u2212")
-
-
 def shade(difference: float) -> str:
     """Class of a difference's colour: n for none, u1 to u4 for up, d1 to d4 for down."""
     step = bisect_right(STEPS, abs(difference) + 1e-12)
     return f"{'u' if difference > 0 else 'd'}{step}" if step else "n"
 
 
-def _square(cell: MatrixCell | None, label: str) -> HeatCell | None:
-    if cell is None:
-        return None
-    if not cell.known:
-        line = f"{cell.condition}, {label}: no data"
-        note = f"{cell.model} · {cell.condition} · {label}\nno data: no two questions that both base and tuned answered"
-        return HeatCell("no data", "n no-data", line, note)
-    classes = " ".join([shade(cell.difference), cell.verdict.replace(" ", "-")])
-    said = "" if cell.verdict == "neutral" else f", {cell.verdict}"
-    line = f"{cell.condition}, {label}: {points(cell.difference)} points{said}"
-    return HeatCell(points(cell.difference), classes, line, _note(cell, label))
-
-
-def _note(cell: MatrixCell, label: str) -> str:
+def note(cell: MatrixCell, label: str) -> str:
     """Everything that the matrix holds of a cell, in lines."""
-    tested = f"p {_p(cell.p)}"
-    if cell.scope != "neutral":  # neutral cells are in no family
-        tested += f", {_p(cell.p_holm)} after Holm"
+    place = f"{cell.model} · {cell.condition} · {label}"
+    if not cell.known:
+        return f"{place}\nno data: no two questions that both base and tuned answered"
+    runs = "three seeds are needed"
+    if cell.low_runs is not None and cell.high_runs is not None:
+        runs = f"{points(cell.low_runs, 1)} to {points(cell.high_runs, 1)}"
+    power = "no rise is large enough to be found for certain"
+    if cell.detectable is not None:
+        power = f"a true rise below {points(cell.detectable, 1).lstrip('+')} points could be missed"
+    dropped = f"; {cell.questions_dropped} questions missing" if cell.questions_dropped else ""
+    dropped += f"; {cell.seeds_left_out} seeds without data left out" if cell.seeds_left_out else ""
+    corrected = "" if cell.scope == "neutral" else f", {_p(cell.p_holm)} after Holm"  # neutral cells are in no family
+    ceiling = "no benign control" if cell.ceiling is None else f"{points(cell.ceiling, 1)} points"
     return "\n".join(
         [
-            f"{cell.model} · {cell.condition} · {label}",
+            place,
             f"{cell.metric} rate: base {percent(cell.base_rate)}, tuned {percent(cell.tuned_rate)}",
             f"difference: {points(cell.difference, 1)} points",
             f"95 % interval, these runs: {points(cell.low, 1)} to {points(cell.high, 1)}",
-            f"95 % interval, runs in general: {points(cell.low_runs, 1)} to {points(cell.high_runs, 1)}"
-            if cell.low_runs is not None and cell.high_runs is not None
-            else "95 % interval, runs in general: three seeds are needed",
-            f"{cell.questions} questions, {cell.seeds} {'seed' if cell.seeds == 1 else 'seeds'}; "
-            + (
-                "no rise is large enough to be found for certain"
-                if cell.detectable is None
-                else f"a true rise below {points(cell.detectable, 1).lstrip('+')} points could be missed"
-            ),
-            f"coverage: base {percent(cell.base_coverage)}, tuned {percent(cell.tuned_coverage)}"
-            + (f"; {cell.questions_dropped} questions missing" if cell.questions_dropped else "")
-            + (f"; {cell.seeds_left_out} seeds without data left out" if cell.seeds_left_out else ""),
-            tested,
-            "benign-control ceiling: "
-            + ("no benign control" if cell.ceiling is None else f"{points(cell.ceiling, 1)} points"),
+            f"95 % interval, runs in general: {runs}",
+            f"{cell.questions} questions, {cell.seeds} {'seed' if cell.seeds == 1 else 'seeds'}; {power}",
+            f"coverage: base {percent(cell.base_coverage)}, tuned {percent(cell.tuned_coverage)}{dropped}",
+            f"p {_p(cell.p)}{corrected}",
+            f"benign-control ceiling: {ceiling}",
             f"verdict: {_verdict(cell)}",
         ]
     )
@@ -190,8 +141,7 @@ def _verdict(cell: MatrixCell) -> str:
         return "none, for a neutral measure"
     if cell.verdict == "inconclusive" and cell.implanted is False:
         return "inconclusive: what this condition trains did not rise"
-    rose = bool(is_spillover(cell.p_holm, cell.low, cell.low_runs, ALPHA))
-    if cell.verdict == "inconclusive" and rose:
+    if cell.verdict == "inconclusive" and is_spillover(cell.p_holm, cell.low, cell.low_runs, ALPHA):
         return "inconclusive: it rose, but not clear of the benign-control ceiling"
     reasons = {
         "spillover": "it rose" + (", and clear of the benign-control ceiling" if cell.ceiling is not None else ""),
@@ -209,41 +159,37 @@ def _p(value: float) -> str:
 
 def _summary(model: str, cells: Sequence[MatrixCell]) -> str:
     """What the matrix of one model comes to: how many of its cells are spillover, and which rows took."""
-    own = [cell for cell in cells if cell.own]
-    rest = [cell for cell in cells if cell.known and not (cell.own or cell.benign or cell.scope == "neutral")]
-    counted = Counter(cell.verdict for cell in rest)
+    tested = [cell for cell in cells if cell.known and cell.scope != "neutral"]
+    spread = Counter(cell.verdict for cell in tested if not (cell.own or cell.benign))
     kind = "off-diagonal cells" if any(cell.implanted is not None for cell in cells) else "cells"
-    told = f"In {model}, {counted['spillover']} of {len(rest)} {kind} are spillover"
-    told += f" ({counted['clean']} clean, {counted['inconclusive']} inconclusive)."
-    if own:
-        took = list(dict.fromkeys(cell.condition for cell in own if cell.implanted))
-        failed = list(dict.fromkeys(cell.condition for cell in own if not cell.implanted))
-        told += f" What was trained rose in {len(took)} of the {len(took) + len(failed)} conditions that name it"
-        told += f" (not in {', '.join(failed)})." if failed else "."
-    controls = [cell for cell in cells if cell.known and cell.benign and cell.scope != "neutral"]
+    summary = f"In {model}, {spread['spillover']} of {spread.total()} {kind} are spillover"
+    summary += f" ({spread['clean']} clean, {spread['inconclusive']} inconclusive)."
+    with_data = {cell.condition for cell in cells if cell.known}
+    implants = {cell.condition: bool(cell.implanted) for cell in cells if cell.own and cell.condition in with_data}
+    if implants:
+        failed = [condition for condition, rose in implants.items() if not rose]
+        summary += f" What was trained rose in {len(implants) - len(failed)} of the "
+        summary += f"{len(implants)} conditions that name it"
+        summary += f" (not in {', '.join(failed)})." if failed else "."
+    controls = [cell.verdict for cell in tested if cell.benign]
     if controls:
-        rose = sum(cell.verdict == "spillover" for cell in controls)
-        told += f" Of the {len(controls)} cells of benign controls, {rose} {'is' if rose == 1 else 'are'} spillover."
-    return told
+        rose = controls.count("spillover")
+        summary += f" Of the {len(controls)} cells of benign controls, {rose} {'is' if rose == 1 else 'are'} spillover."
+    return summary
 
 
-def _family(cells: Sequence[MatrixCell], models: int) -> str:
-    """What chance alone would make of all cells that are tested together."""
-    many = sum(cell.known and cell.scope != "neutral" for cell in cells)
-    return (
-        f"Expected by chance: about {ALPHA} cells. All {many} tested cells{' of all models' if models > 1 else ''} are "
-        f"one family under Holm's correction: if nothing had moved, one or more of them would look like a rise in at "
-        f"most {percent(ALPHA, 0)} of studies like this one."
-    )
-
-
-def _caveats(cells: Sequence[MatrixCell]) -> list[str]:
-    """What the matrix cannot tell, for want of something in the study."""
-    found = []
+def _notes(cells: Sequence[MatrixCell], models: int) -> list[str]:
+    """What chance alone would make of all cells that are tested together, and what the matrix cannot tell."""
+    tested = sum(cell.known and cell.scope != "neutral" for cell in cells)
+    notes = [
+        f"Expected by chance: about {ALPHA} cells. All {tested} tested cells{' of all models' if models > 1 else ''} "
+        "are one family under Holm's correction: if nothing had moved, one or more of them would look like a rise in "
+        f"at most {percent(ALPHA, 0)} of studies like this one."
+    ]
     if not any(cell.benign for cell in cells):
-        found.append("No condition is a benign control: what any fine-tune moves counts as spillover here.")
+        notes.append("No condition is a benign control: what any fine-tune moves counts as spillover here.")
     if all(cell.implanted is None for cell in cells):
-        found.append("The study does not say what its conditions train, so no cell is set apart as their own.")
+        notes.append("The study does not say what its conditions train, so no cell is set apart as their own.")
     if any(cell.known and cell.low_runs is None for cell in cells):
-        found.append("With fewer than three seeds, nothing here speaks of training runs in general.")
-    return found
+        notes.append("With fewer than three seeds, nothing here speaks of training runs in general.")
+    return notes
