@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+# Arrays are small in the tests: threads of the linear algebra cost more than they gain.
+PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow test-all check clean
 
