@@ -55,9 +55,11 @@ def heatmap(cells: Sequence[MatrixCell], labels: Mapping[MeasureKey, str]) -> He
     treated = [name for name in benign if not benign[name]]
     compared = [measure for measure in measures if scopes[measure] != "neutral"]
     table = np.array([[[differences.get((m, c, key), 0.0) for m in models] for key in compared] for c in treated])
-    table = table.reshape(len(treated), len(compared), len(models))
-    rows = cluster_order(treated, table.reshape(len(treated), -1)) + [name for name in benign if benign[name]]
-    columns = cluster_order(compared, table.transpose(1, 0, 2).reshape(len(compared), -1))
+    table = table.reshape(len(treated), len(compared), len(models))  # also where it holds nothing
+    by_row = table.reshape(len(treated), len(compared) * len(models))
+    by_column = table.transpose(1, 0, 2).reshape(len(compared), len(treated) * len(models))
+    rows = cluster_order(treated, by_row) + [name for name in benign if benign[name]]
+    columns = cluster_order(compared, by_column)
     columns += [measure for measure in measures if scopes[measure] == "neutral"]
     short = short_labels(labels)
     return Heatmap(
