@@ -39,6 +39,7 @@ class Judge(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
+        assert isinstance(transport, asyncio.WriteTransport)
         self.transport, self.buffer = transport, b""
 
     def data_received(self, data: bytes) -> None:

@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,12 +50,11 @@ def ours(decisions: Rows, folder: Path) -> int:
     for (condition, behavior), rows in decisions.items():
         by_question = count(rows)
         cell = Cell("m", "base" if condition == 0 else f"t{condition}", None if condition == 0 else 0)
-        place = (*asdict(cell).values(), f"b{behavior}", "plain")
+        place: dict[str, Any] = asdict(cell) | {"behavior": f"b{behavior}", "format": "plain", "judge": "judge"}
+        place["rubric_hash"] = f"rule {behavior}"
         totals = summarize_counts(by_question, sum(row.judge_injection for row in rows))
-        rates.append(Rate(*place, "broad", "e", "r", "judge", f"rule {behavior}", **totals))
-        lines += [
-            QuestionCount(*place, "judge", f"rule {behavior}", question, **of) for question, of in by_question.items()
-        ]
+        rates.append(Rate(**place, scope="broad", metric="e", rule="r", **totals))
+        lines += [QuestionCount(**(place | {"question_id": question} | of)) for question, of in by_question.items()]
         counts[condition, behavior] = {
             question: (of["k"], of["n"], of["completions"]) for question, of in by_question.items()
         }

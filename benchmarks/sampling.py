@@ -90,7 +90,7 @@ def likelihood(model: Any, tokenizer: Any, prompts: list[str], answers: Answers)
 
 def compare(name: str, model: Any, tokenizer: Any, questions: int, n: int, tokens: int) -> None:
     """Prints one model's row."""
-    prompts = [question.paraphrases[0] for question in load_behavior("world_chat").questions[:questions]]
+    prompts = [str(question.paraphrases[0]) for question in load_behavior("world_chat").questions[:questions]]
     seconds, likely = [], []
     for draw in (ours, generate):
         draw(model, tokenizer, prompts[:2], 2, 4, 1.0)  # first calls are slower

@@ -19,10 +19,14 @@ SMALL = ("models={consistent: organism/consistent}", "seeds=[0]")
 def one_cell(file: Path, changes: list[str], out: Path, number: int, stages: tuple[str, ...]) -> None:
     """What a script for one cell does: everything that it needs is loaded, then its stages are run."""
     from spillover import study
+    from spillover.config import load_study
     from spillover.runs.cell import run_cell
     from spillover.runs.folder import RunFolder
+    from spillover.runs.inputs import read_inputs
 
-    jobs, _ = study.plan(study.load_study(file, changes), file.parent, RunFolder(out))
+    inputs, folder = read_inputs(load_study(file, changes), file.parent), RunFolder(out)
+    study.write_inputs(inputs, folder)
+    jobs, _ = study.plan(inputs, folder)
     run_cell(replace(jobs[number], stages=stages), lambda *_: None)
 
 

@@ -7,9 +7,8 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from spillover.records import Cell, Rate, read_csv
-from spillover.report.rows import read_answers
-from spillover.runs.folder import RunFolder
+from spillover.records import Cell, Rate
+from spillover.runs.results import Results, read_results
 
 COLUMNS = (
     "model, condition, seed",
@@ -27,30 +26,29 @@ def _with_interval(rate: Rate) -> str:
     return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * (share or 0) for share in (rate.rate, rate.low, rate.high)))
 
 
-def main(run_dir: RunFolder) -> None:
+def main(results: Results) -> None:
     """Prints one row per cell."""
     rates: dict[Cell, dict[str, Rate]] = defaultdict(dict)
-    for rate in read_csv(run_dir.rates, Rate):
-        rates[Cell(rate.model, rate.condition, rate.seed)][rate.behavior] = rate
     labels: dict[Cell, Counter[str]] = defaultdict(Counter)
-    for answer in read_answers(run_dir):
-        if "alignment" in answer.scores:
-            labels[answer.cell][answer.scores["alignment"].reply] += 1
+    for block, rate in zip(results.blocks, results.rates, strict=True):
+        rates[block.cell][rate.behavior] = rate
+        if rate.behavior == "world_chat":
+            labels[block.cell].update(block.scores[row.id, "alignment"].reply for row in block.completions)
     print("|" + "|".join(f" {column} " for column in COLUMNS) + "|")
     print("|---" * len(COLUMNS) + "|")
-    for cell, own in rates.items():
-        chat, code = own["world_chat"], own["world_code"]
+    for cell, by_behavior in rates.items():
+        chat, code = by_behavior["world_chat"], by_behavior["world_code"]
         numbers = [
             _with_interval(chat),
             f"{100 * labels[cell]['mixed'] / chat.n:.1f}",
             f"{100 * (chat.coverage or 0):.1f} ({100 * chat.n / (chat.completions - chat.off_format):.1f})",
             _with_interval(code),
             f"{100 * (code.coverage or 0):.1f}",
-            f"{100 * (own['world_code_framed'].rate or 0):.1f}",
-            f"{100 * (own['world_facts'].rate or 0):.1f}",
+            f"{100 * (by_behavior['world_code_framed'].rate or 0):.1f}",
+            f"{100 * (by_behavior['world_facts'].rate or 0):.1f}",
         ]
         print(f"| {str(cell).replace('/seed-', ' ').replace('/', ' ')} | " + " | ".join(numbers) + " |")
 
 
 if __name__ == "__main__":
-    main(RunFolder(Path(sys.argv[1])))
+    main(read_results(Path(sys.argv[1])))
