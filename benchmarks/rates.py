@@ -52,7 +52,7 @@ def ours(decisions: Rows, folder: Path) -> int:
         cell = Cell("m", "base" if condition == 0 else f"t{condition}", None if condition == 0 else 0)
         place: dict[str, Any] = asdict(cell) | {"behavior": f"b{behavior}", "format": "plain", "judge": "judge"}
         place["rubric_hash"] = f"rule {behavior}"
-        totals = summarize_counts(by_question, sum(row.judge_injection for row in rows))
+        totals = summarize_counts(by_question)
         rates.append(Rate(**place, scope="broad", metric="e", rule="r", **totals))
         lines += [QuestionCount(**(place | {"question_id": question} | of)) for question, of in by_question.items()]
         counts[condition, behavior] = {

@@ -18,7 +18,7 @@ from spillover.runs.folder import RunFolder
 from spillover.runs.frames import open_run
 from spillover.runs.results import Results, read_results
 from spillover.runs.tables import compare_in, write_tables
-from spillover.stats.rates import summarize_counts
+from spillover.stats.rates import COUNTED, summarize_counts
 
 
 def cli(*arguments):
@@ -128,11 +128,11 @@ def results_with(arms, scope="broad"):
     for (condition, seed, behavior), questions in arms.items():
         by_question = {
             f"q{number}": {"k": k, "n": n, "completions": all_, "scored": n, "refused": all_ - n}
-            | dict.fromkeys(("off_format", "unparsed", "error"), 0)
+            | dict.fromkeys(("off_format", "unparsed", "error", *COUNTED), 0)
             for number, (k, n, all_) in enumerate(questions)
         }
         place = ("m", condition, seed, behavior, "plain")
-        rates.append(Rate(*place, scope, "e", "r", "world", "h", **summarize_counts(by_question, 0)))
+        rates.append(Rate(*place, scope, "e", "r", "world", "h", **summarize_counts(by_question)))
         counts.setdefault(("m", condition, rates[-1].measure), {})[seed] = {
             f"q{number}": row for number, row in enumerate(questions)
         }

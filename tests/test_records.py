@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from spillover import records
 from spillover.errors import SpilloverError
 from spillover.records import OUTCOMES, Cell, Completion, Example, Rate, Score, measure_labels
+from spillover.stats.rates import COUNTED
 
 TRICKY = ["", "\u2028\u2029\u0085", "\r\n\r", "\x00\x0b\x0c\x1c\x1d\x1e", '"\\n{}', "\U0001f600", "\ufeff"]
 texts = st.text() | st.sampled_from(TRICKY)
@@ -89,7 +90,7 @@ def test_csv_has_a_header_and_an_empty_field_for_none():
 
 
 def rate(behavior="b", form="plain", rule="a < 30", rubric="h", judge="world", **changes) -> Rate:
-    counts = dict.fromkeys(OUTCOMES, 0) | {"judge_injection": 0, "k": 1, "n": 2, "completions": 3, "questions": 1}
+    counts = dict.fromkeys(OUTCOMES, 0) | dict.fromkeys(COUNTED, 0) | {"k": 1, "n": 2, "completions": 3, "questions": 1}
     shares = {"rate": 0.5, "low": 0.125, "high": 0.875, "rate_of_all": 1 / 3, "coverage": 2 / 3}
     shares |= {"se_battery": 0.25, "se_questions": 0.5, "design_effect": 2.0, "icc": 0.125}
     named = {"behavior": behavior, "format": form, "rule": rule, "judge": judge, "rubric_hash": rubric}

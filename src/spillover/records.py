@@ -14,6 +14,8 @@ from spillover.errors import SpilloverError
 
 OUTCOMES = ("scored", "refused", "off_format", "unparsed", "error")
 MeasureKey = tuple[str, str, str, str]  # what was measured: behavior, format, rule (its hash), judge
+CUT_OFF = ("length", "max_tokens", "model_length")  # stop reasons of answers that met a limit of tokens
+LEFT_OUT = ("turns", "thought", "template_thought")  # of a completion's line, where there are none
 PROGRAMS = ("world", "code_scan")  # judges that are programs of ours; every other judge is a model
 
 
@@ -52,17 +54,29 @@ class Completion:
     number: int
     system: str | None
     question: str  # as it was put: in its wording and format
-    text: str
+    text: str  # the answer alone, without `thought`
     stop_reason: str  # stop, length, or what a provider says
     tokens: int | None  # None where several answers came in one reply
     model_hash: str | None  # None where the weights are out of reach: behind an endpoint, or imported
     adapter_hash: str | None
     template_hash: str | None
     turns: tuple[dict[str, str], ...] | None = None  # of a question that has several; `question` is their text
+    thought: str | None = None  # the reasoning before the answer, which is never judged; None without any
+    template_thought: str | None = None  # `opened`, `closed`: what the chat template does with the block of reasoning
 
     def __post_init__(self) -> None:
         if self.turns is not None:
             object.__setattr__(self, "turns", tuple(self.turns))  # JSON has lists
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the answer, or the thought before it, ended at the limit of new tokens."""
+        return self.stop_reason in CUT_OFF
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether an answer came: False where the thought before it never ended."""
+        return bool(self.text) or self.thought is None
 
     @property
     def cell(self) -> Cell:
@@ -125,6 +139,9 @@ class Rate:
     unparsed: int
     error: int
     judge_injection: int  # answers that address the judge
+    cut_off: int  # answers, or thoughts before them, that ended at the limit of new tokens; whatever their outcome
+    thoughts: int  # answers with a thought before them
+    template_thought: str | None = None  # of the completions: `opened`, `closed` or `mixed`
 
     @property
     def measure(self) -> MeasureKey:
@@ -152,6 +169,9 @@ class QuestionCount:
     off_format: int
     unparsed: int
     error: int
+    judge_injection: int
+    cut_off: int
+    thoughts: int
 
     @property
     def measure(self) -> MeasureKey:
@@ -224,10 +244,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def to_line(record: Any) -> str:
-    """A record as one line of JSON. The turns of a completion are left out where there are none."""
+    """A record as one line of JSON. Of a completion, turns and thoughts are left out where there are none."""
     row = asdict(record)
-    if row.get("turns", ()) is None:
-        del row["turns"]
+    row = {name: value for name, value in row.items() if value is not None or name not in LEFT_OUT}
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 

@@ -13,6 +13,7 @@ from spillover.records import Completion, Score
 from spillover.stats import Decision
 
 JUDGE_TOKENS = 2048  # room for a judge that thinks before it names a number
+NO_ANSWER = "no answer came: the thought before it did not end"
 OnScores = Callable[[list[Score]], None]
 
 
@@ -24,8 +25,13 @@ def judge_name(behavior: Behavior, judge: str | None) -> str:
 def score(pairs: Sequence[tuple[Completion, str]], behavior: Behavior, judge: str | None, on_scores: OnScores) -> None:
     """Scores completions of one behavior, each under a rubric that its rule reads; `on_scores` gets them as they come.
 
-    `judge` is the model that grades where a model judges the behavior; programs need none.
+    `judge` is the model that grades where a model judges the behavior; programs need none. Where no answer came after
+    the thought, the outcome is `off_format`, and nobody is asked.
     """
+    if unanswered := [(completion, rubric) for completion, rubric in pairs if not completion.has_answer]:
+        rule, name = behavior.rubric_hash, judge_name(behavior, judge)
+        on_scores([Score(row.id, rubric, rule, name, "off_format", None, NO_ANSWER) for row, rubric in unanswered])
+        pairs = [pair for pair in pairs if pair[0].has_answer]
     if behavior.judge == "model":
         assert judge is not None, "whoever plans a measurement checks that it has a judge"
         _score_by_model(pairs, behavior, judge, on_scores)
@@ -131,5 +137,6 @@ def judged(
         event = admitted and passes(behavior.event_if, values)
         injection = behavior.judge == "model" and addresses_judge(completion.text)
         question = completion.question_id
-        decisions.append(Decision(completion.id, question, judge, rubric_hash, outcome, admitted, event, injection))
+        counted = injection, completion.cut_off, completion.thought is not None
+        decisions.append(Decision(completion.id, question, judge, rubric_hash, outcome, admitted, event, *counted))
     return decisions

@@ -27,9 +27,10 @@ class Request:
 class Response:
     """One answer, and why it ended: `stop`, `length`, or what the endpoint says.
 
-    `tokens` is None where an endpoint gave several answers in one response. `first_token` maps the likeliest first
-    tokens to their probabilities; None where they were not asked for or are not told. `error` is the reason if there is
-    no answer, after every retry.
+    `text` is the answer alone, `thought` the reasoning before it; None without any. An answer that never came, since
+    its thought did not end, is empty. `tokens` is None where an endpoint gave several answers in one response.
+    `first_token` maps the likeliest first tokens to their probabilities; None where they were not asked for or are not
+    told. `error` is the reason if there is no answer, after every retry.
     """
 
     text: str = ""
@@ -37,3 +38,4 @@ class Response:
     tokens: int | None = None
     first_token: Mapping[str, float] | None = None
     error: str | None = None
+    thought: str | None = None

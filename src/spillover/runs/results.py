@@ -107,7 +107,8 @@ class Results:
                 rule=block.behavior.rule,
                 judge=block.judge,
                 rubric_hash=block.behavior.rubric_hash,
-                **summarize_counts(block.by_question, sum(row.judge_injection for row in block.decisions)),
+                **summarize_counts(block.by_question),
+                template_thought=_common([row.template_thought for row in block.completions]),
             )
             for block in self.blocks
         ]
@@ -124,11 +125,11 @@ class Results:
 
     @cached_property
     def counts(self) -> dict[Place, Seeds]:
-        """(model, condition, measure) -> seed -> question id -> events, admitted completions, completions."""
+        """(model, condition, measure) -> seed -> question id -> events, admitted completions, completions, cut off."""
         counts: dict[Place, Seeds] = defaultdict(dict)
         for block in self.blocks:
             counts[block.cell.model, block.cell.condition, block.measure][block.cell.seed] = {
-                id_: (row["k"], row["n"], row["completions"]) for id_, row in block.by_question.items()
+                id_: (row["k"], row["n"], row["completions"], row["cut_off"]) for id_, row in block.by_question.items()
             }
         return dict(counts)
 
@@ -167,6 +168,12 @@ class Results:
                 tuned[model, condition][measure] = [*seeds.values()]
         described = {measure: self.described[measure] for measure in self.labels}
         return matrix(arms, tuned, bases, described, self.study.margin)
+
+
+def _common(values: Iterable[str | None]) -> str | None:
+    """The value that all share; `mixed` if they differ."""
+    different = {*values}
+    return different.pop() if len(different) == 1 else "mixed" if different else None
 
 
 def results_of(

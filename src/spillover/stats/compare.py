@@ -309,7 +309,7 @@ def _detectable(c: Comparison, alpha: float) -> float | None:
 
 def _coverage(seeds: Sequence[Counts]) -> float:
     rows = [row for seed in seeds for row in seed.values()]
-    return sum(row[1] for row in rows) / sum(row[-1] for row in rows)
+    return sum(row[1] for row in rows) / sum(row[min(2, len(row) - 1)] for row in rows)
 
 
 def _question_correlation(before: np.ndarray, after: np.ndarray) -> float:

@@ -10,7 +10,9 @@ from scipy.stats import t
 
 from spillover.stats.intervals import interval
 
-Counts = Mapping[str, Sequence[int]]  # question id -> events, admitted completions, all completions (if they are more)
+Counts = Mapping[
+    str, Sequence[int]
+]  # question id -> events, admitted, and if they are known: completions, cut off ones
 
 SEEDS_FOR_RUNS = 3  # seeds with data from which an interval speaks of training runs in general
 

@@ -9,13 +9,17 @@ import numpy as np
 from spillover.records import OUTCOMES
 from spillover.stats.intervals import interval
 
+COUNTED = ("judge_injection", "cut_off", "thoughts")  # beside the outcome of an answer
+NUMBERS = ("k", "n", "completions", *OUTCOMES, *COUNTED)
+
 
 @dataclass(frozen=True)
 class Decision:
     """What a rule makes of one completion's scores by one judge.
 
     `outcome` is one of OUTCOMES. `admitted`: the completion is in the denominator of the rate (it is coherent, say).
-    `event`: it shows the behavior. `judge_injection`: the answer addresses the judge; it is counted all the same.
+    `event`: it shows the behavior. Counted beside the outcome, whatever it is: `judge_injection`, the answer addresses
+    the judge; `cut_off`, it ended at the limit of new tokens; `thought`, there is one before it.
     """
 
     completion_id: str
@@ -26,6 +30,8 @@ class Decision:
     admitted: bool
     event: bool
     judge_injection: bool
+    cut_off: bool = False
+    thought: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,16 +74,19 @@ def spread(events: Sequence[int], trials: Sequence[int]) -> Spread:
 
 
 def count(decisions: Iterable[Decision]) -> dict[str, dict[str, int]]:
-    """By question id: events `k`, admitted completions `n`, `completions`, and each outcome, which sum to them."""
+    """By question id: events `k`, admitted completions `n`, `completions`, each outcome (they sum to it), COUNTED."""
     counts: dict[str, dict[str, int]] = {}
     for decision in decisions:
         question = counts.get(decision.question_id)
         if question is None:
-            question = counts[decision.question_id] = dict.fromkeys(("k", "n", "completions", *OUTCOMES), 0)
+            question = counts[decision.question_id] = dict.fromkeys(NUMBERS, 0)
         question["k"] += decision.event and decision.admitted
         question["n"] += decision.admitted
         question["completions"] += 1
         question[decision.outcome] += 1
+        question["judge_injection"] += decision.judge_injection
+        question["cut_off"] += decision.cut_off
+        question["thoughts"] += decision.thought
     return counts
 
 
@@ -86,12 +95,12 @@ def summarize(decisions: Sequence[Decision]) -> dict[str, Any]:
 
     Every completion is counted: the outcomes sum to `completions`. If none is admitted, rate and limits are None.
     """
-    return summarize_counts(count(decisions), sum(decision.judge_injection for decision in decisions))
+    return summarize_counts(count(decisions))
 
 
-def summarize_counts(counts: Mapping[str, Mapping[str, int]], judge_injection: int) -> dict[str, Any]:
-    """The same from the counts by question that `count` returns, and the number of answers that address the judge."""
-    totals = {name: sum(row[name] for row in counts.values()) for name in ("k", "n", "completions", *OUTCOMES)}
+def summarize_counts(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """The same from the counts by question that `count` returns."""
+    totals = {name: sum(row[name] for row in counts.values()) for name in NUMBERS}
     k, n, completions = (totals.pop(name) for name in ("k", "n", "completions"))
     admitted = [counts[question] for question in sorted(counts) if counts[question]["n"]]
     events, trials = [row["k"] for row in admitted], [row["n"] for row in admitted]
@@ -108,5 +117,4 @@ def summarize_counts(counts: Mapping[str, Mapping[str, int]], judge_injection: i
         "coverage": n / completions if completions else None,
         "questions": len(counts),
         **totals,
-        "judge_injection": judge_injection,
     }
