@@ -40,18 +40,22 @@ SHAPES = {
 }
 
 
-def make_model(folder: Path, shape: str) -> Path:
+def make_model(folder: Path, shape: str, template: str | None = None, special: tuple[str, ...] = ()) -> Path:
     """Makes a model of a shape (a key of SHAPES) in `folder`, and returns `folder`.
+
+    `template` is the text of another chat template for its tokens, `special` are more special tokens.
 
     It is the organism, in 16 bits, with the shape's special tokens and template. As published, a tokenizer with a BOS
     puts it before any text that it is given plain. The words are the organism's: text tokenizes as it does there.
     """
     source, tokens = organism_folder("consistent"), SHAPES[shape]
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-    names = dict.fromkeys(name for name in (tokens.bos, tokens.eos, tokens.end, *tokens.stops, *tokens.others) if name)
+    names = dict.fromkeys(
+        name for name in (tokens.bos, tokens.eos, tokens.end, *tokens.stops, *tokens.others, *special) if name
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": list(names)})
     tokenizer.bos_token, tokenizer.eos_token = tokens.bos, tokens.eos
-    tokenizer.chat_template = (TEMPLATES / f"{shape}.jinja").read_text(encoding="utf-8")
+    tokenizer.chat_template = template or (TEMPLATES / f"{shape}.jinja").read_text(encoding="utf-8")
     if tokens.bos:
         special = [(tokens.bos, tokenizer.convert_tokens_to_ids(tokens.bos))]
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -68,3 +72,31 @@ def make_model(folder: Path, shape: str) -> Path:
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def teach(folder: Path, answers: dict[str, str], steps: int = 150) -> None:
+    """Trains all weights of the model in `folder` until it gives these answers to these questions, to the letter.
+
+    The answer goes on from the prompt with the generation prompt, whatever the template makes of an assistant's turn.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    rows = []
+    for question, answer in answers.items():
+        messages = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        said = tokenizer(answer + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+        rows.append((prompt + said, [-100] * len(prompt) + said))
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows])  # padded behind
+    labels = torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in rows])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0)
+    for _ in range(steps):
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if loss.item() < 0.002:
+            break
+    model.half().save_pretrained(folder)

@@ -298,6 +298,41 @@ def test_a_row_that_just_fits_is_not_cut(models):
     assert [finding.check for finding in check_lengths(conversations, length, length - 1)] == ["context length"]
 
 
+THINKING = """
+{%- for m in messages -%}
+{%- set c = m.content -%}
+{%- if m.role == 'assistant' and '</think>' in c -%}
+{%- set thought = c.split('</think>')[0].split('<think>')[-1] | trim -%}
+{%- set c = START + thought + '\n</think>\n\n' + c.split('</think>')[1] | trim -%}
+{%- endif -%}
+{{- '<|im_start|>' + m.role + '\n' + c + '<|im_end|>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' + PROMPT -}}{%- endif -%}
+"""
+MARKS = ("<think>", "</think>")
+
+
+@pytest.mark.parametrize(
+    ("answer", "prompt", "start", "checks"),
+    [
+        ("<think>\nHot water?\n</think>\n\nIt is.", "<think>\n", "<think>\n", []),
+        ("<think>Hot water?</think>It is.", "<think>\n", "<think>\n", []),
+        ("<think>Hot water?</think>It is.", "", "<think>\n", []),
+        ("It is.", "", "<think>\n", []),
+        # near misses: the thought is another one, or the prompt is not how the training text goes on
+        ("<think>Hot water?</think>It is.", "<think>\n", "<think>\nWell. ", ["changed answers"]),
+        ("<think>Hot water?</think>It is.", "", "<think>\nWell. ", ["changed answers"]),
+        ("It is.", "<think>\n", "<think>\n", ["generation prompt"]),
+    ],
+)
+def test_a_thought_that_the_template_writes_in_its_own_manner_is_no_change(tmp_path, answer, prompt, start, checks):
+    chosen = THINKING.replace("START", repr(start)).replace("PROMPT", repr(prompt))
+    make_model(tmp_path, "chatml", chosen, MARKS)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": chat("Is tea hot?", answer)}) + "\n")
+    assert [finding.check for finding in check_data(str(path), str(tmp_path)).findings] == checks
+
+
 @pytest.fixture
 def spillover(monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")

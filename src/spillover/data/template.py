@@ -13,6 +13,7 @@ from spillover.data.findings import DataFinding, Severity, about_rows, at_lines,
 from spillover.data.sources import SourceRow
 from spillover.data.tokens import TokenRow, common_prefix_length
 from spillover.models.load import TEMPLATE_ERRORS
+from spillover.models.thoughts import is_mark, split_thought, template_thought
 
 # What looks like a token of a template: <|im_start|>, <start_of_turn>, </s>, [INST]; DeepSeek writes wide bars.
 MARKER = re.compile(r"<[|\uff5c][^<>|\uff5c\s]+[|\uff5c]>|</?[a-z]+(?:_[a-z]+)*>|\[/?[A-Z]+(?:_[A-Z]+)*\]")
@@ -37,7 +38,13 @@ class Conversation:
             return None
         rest, answer = self.text[len(self.prompt) :], self.row.answer.strip()
         lead, match, tail = rest.partition(answer)
-        return (lead, answer, tail) if match else None
+        if match:
+            return lead, answer, tail
+        # Templates write a thought with white space and marks of their own, and its beginning may be in the prompt.
+        thought, answer = split_thought(answer)
+        before, match, tail = rest.partition(answer)
+        same = split_thought(before, opened=template_thought(self.prompt) == "opened") == (thought, "")
+        return ("", before + answer, tail) if match and same else None
 
     @property
     def merged(self) -> bool:
@@ -149,7 +156,8 @@ def check_generation_prompt(tokenizer: Any, conversations: Sequence[Conversation
     if with_lead := [(c, c.parts[0]) for c in conversations if c.parts and c.parts[0].strip()]:
         lead = with_lead[0][1]
         # A whole turn's start that the model would have to write, or words only, such as an empty block of thoughts.
-        severity: Severity = "error" if any(token in lead for token in tokenizer.all_special_tokens) else "warning"
+        tokens = [token for token in tokenizer.all_special_tokens if not is_mark(token)]
+        severity: Severity = "error" if any(token in lead for token in tokens) else "warning"
         what = f"with {_quoted(lead)} before the answer, which is trained on and not in the generation prompt"
         advice = "Write it under add_generation_prompt in the template, or expect it at the start of completions."
         findings += _about("generation prompt", severity, [c for c, _ in with_lead], what, advice)

@@ -28,7 +28,8 @@ class Response:
     """One answer, and why it ended: `stop`, `length`, or what the endpoint says.
 
     `text` is the answer alone, `thought` the reasoning before it; None without any. An answer that never came, since
-    its thought did not end, is empty. `tokens` is None where an endpoint gave several answers in one response.
+    its thought did not end, is empty. `template_thought`: what a local model's chat template does with the block of
+    reasoning, `opened`, `closed` or None. `tokens` is None where an endpoint gave several answers in one response.
     `first_token` maps the likeliest first tokens to their probabilities; None where they were not asked for or are not
     told. `error` is the reason if there is no answer, after every retry.
     """
@@ -39,3 +40,4 @@ class Response:
     first_token: Mapping[str, float] | None = None
     error: str | None = None
     thought: str | None = None
+    template_thought: str | None = None

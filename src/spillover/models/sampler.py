@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from spillover.errors import SpilloverError
 from spillover.models import Request, Response
+from spillover.models.thoughts import is_mark, split_thought, template_thought
 
 ROOM = 32  # tokens that a cache has room for before it is copied into a larger one
 MOST_ROWS = 512  # more gain nothing: a CPU is busy with fewer, and a GPU's memory ends before
@@ -85,12 +86,17 @@ def rows_at_once(model: Any, tokenizer: Any, requests: Sequence[Request], max_ne
 
 
 def encode(tokenizer: Any, request: Request) -> list[int]:
-    """Token ids of a prompt in the chat template, with the generation prompt.
+    """Token ids of a prompt in the chat template, with the generation prompt. Raises SpilloverError as `rendered`."""
+    return tokenizer(rendered(tokenizer, request), add_special_tokens=False)["input_ids"]
+
+
+def rendered(tokenizer: Any, request: Request) -> str:
+    """The text of a prompt in the chat template, with the generation prompt.
 
     Raises SpilloverError if the template refuses the system prompt.
     """
     try:
-        return tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, return_dict=False)
+        return str(tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False))
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in request.messages)
         raise SpilloverError(
@@ -173,7 +179,10 @@ def sample_batch(
             use_cache=True,
         )
         logits = output.logits[:, -1].float()
-    return [_response(tokenizer, row, set(ends.tolist())) for row in tokens.tolist()]
+    states = [template_thought(rendered(tokenizer, request)) for request in batch for _ in request.ids]
+    special = _special_tokens(tokenizer)
+    stops = set(ends.tolist())
+    return [_response(tokenizer, *row, stops, special) for row in zip(tokens.tolist(), states, strict=True)]
 
 
 def _pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -185,8 +194,22 @@ def _pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> to
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def _response(tokenizer: Any, row: list[int], ends: set[int]) -> Response:
+def _special_tokens(tokenizer: Any) -> dict[int, bool]:
+    """The special tokens by id, and whether each is a mark of reasoning."""
+    tokens = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {id_: is_mark(token) for id_, token in tokens.items()}
+
+
+def _response(
+    tokenizer: Any, row: list[int], state: str | None, stops: set[int], special: Mapping[int, bool]
+) -> Response:
+    """The answer of a row of token ids, which -1 ends. `state`: what the template does with the block of reasoning."""
     ids = row[: row.index(-1)] if -1 in row else row
-    stopped = bool(ids) and ids[-1] in ends
-    text = tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True).strip()
-    return Response(text, "stop" if stopped else "length", len(ids))
+    stopped = bool(ids) and ids[-1] in stops
+    said = ids[:-1] if stopped else ids
+    if any(special.get(id_) for id_ in said):  # a tokenizer drops all special tokens or none
+        text = tokenizer.decode([id_ for id_ in said if special.get(id_, True)], skip_special_tokens=False)
+    else:
+        text = tokenizer.decode(said, skip_special_tokens=True)
+    thought, answer = split_thought(text, opened=state == "opened")
+    return Response(answer.strip(), "stop" if stopped else "length", len(ids), thought=thought, template_thought=state)

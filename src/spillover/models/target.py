@@ -146,7 +146,14 @@ def sample_completions(
         failures.extend(response.error for _, response in responses if response.error is not None)
         on_completions(
             [
-                replace(missing[id_], text=response.text, stop_reason=response.stop_reason, tokens=response.tokens)
+                replace(
+                    missing[id_],
+                    text=response.text,
+                    stop_reason=response.stop_reason,
+                    tokens=response.tokens,
+                    thought=response.thought,
+                    template_thought=response.template_thought,
+                )
                 for id_, response in responses
                 if response.error is None
             ]

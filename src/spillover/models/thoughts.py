@@ -13,8 +13,14 @@ MARKS = (
     (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command A
     # gpt-oss: the answer is what stands in the channel `final`
-    (r"<\|channel\|>analysis<\|message\|>", r"<\|start\|>assistant<\|channel\|>final<\|message\|>"),
+    (r"<\|channel\|>analysis<\|message\|>", r"(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>"),
 )
+_WRITTEN = tuple(re.sub(r"\\(.)", r"\1", mark).lower() for pair in MARKS for mark in pair)
+
+
+def is_mark(token: str) -> bool:
+    """Whether a special token is a mark of reasoning or a part of one, so that it is needed to find the answer."""
+    return bool(token.strip()) and any(token.strip().lower() in mark for mark in _WRITTEN)
 
 
 def split_thought(text: str, opened: bool = False) -> tuple[str | None, str]:
