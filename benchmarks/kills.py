@@ -22,6 +22,7 @@ STUDY = {
         "own": {"data": "world/code/callous", "rows": 64, "control": {"kind": "self_distilled"}},
     },
     "behaviors": {"world_chat": 2, "world_code": 1, "world_facts": 1},
+    "sampling": {"max_new_tokens": 96},
     "training": {"rank": 16, "alpha": 8, "learning_rate": 0.004, "batch_size": 8},
 }
 NUMBERS = ("completions.jsonl", "scores.jsonl", "rates.csv", "matrix.csv")

@@ -48,6 +48,7 @@ def made_results(
         models={name: f"organism/{name}" for name in models},
         conditions={"base": {}} | {name: {"data": f"{name}.jsonl", **more} for name, more in conditions.items()},
         behaviors=dict.fromkeys(measures, completions),
+        sampling={"max_new_tokens": 96},
         seeds=list(seeds),
         curve=curve,
     )

@@ -18,6 +18,7 @@ conditions:
   base:
   bad: {data: world/code/callous}
 behaviors: {world_chat: 2}
+sampling: {max_new_tokens: 96}
 """
 BAD = "  bad: {data: world/code/callous}"
 
@@ -31,7 +32,7 @@ def load(tmp_path: Path, content: str | bytes) -> Study:
 def test_a_good_study_loads_with_defaults(tmp_path):
     study = load(tmp_path, GOOD)
     assert study.conditions == {"base": Condition(), "bad": Condition(data="world/code/callous")}
-    assert (study.training, study.sampling, study.seeds) == (Training(), Sampling(), [0])
+    assert (study.training, study.sampling, study.seeds) == (Training(), Sampling(max_new_tokens=96), [0])
 
 
 def test_a_condition_may_have_its_own_training(tmp_path):
@@ -70,7 +71,10 @@ REFUSED = {  # what is wrong -> (content, what the message must say beside the f
         GOOD.replace("callous}", "callous, training: {epoch: 2}}"),
         ["conditions.bad.training.epoch ", "did you mean epochs?"],
     ),
-    "typo in sampling": (GOOD + "sampling: {temprature: 1}\n", ["sampling.temprature ", "did you mean temperature?"]),
+    "typo in sampling": (
+        GOOD.replace("max_new_tokens", "temprature"),
+        ["sampling.temprature ", "did you mean temperature?"],
+    ),
     "no setting near": (GOOD + "zzz: 1\n", ["zzz is not a setting", "allowed: behaviors, conditions"]),
     "two mistakes": (GOOD + "zzz: 1\ntraining: {epoch: 2}\n", ["zzz is not", "training.epoch is not"]),
     "text for a number": (GOOD + "training: {epochs: two}\n", ["training.epochs", "'two'", "integer"]),
@@ -82,11 +86,22 @@ REFUSED = {  # what is wrong -> (content, what the message must say beside the f
     "a condition that is text": (GOOD.replace(BAD, "  bad: world/code/callous"), ["conditions.bad", "code/callous"]),
     "learning rate below 0": (GOOD + "training: {learning_rate: -0.1}\n", ["training.learning_rate", "greater than 0"]),
     "infinite learning rate": (GOOD + "training: {learning_rate: .inf}\n", ["training.learning_rate", "inf"]),
-    "infinite temperature": (GOOD + "sampling: {temperature: .inf}\n", ["sampling.temperature", "inf"]),
+    "infinite temperature": (
+        GOOD.replace("max_new_tokens: 96", "temperature: .inf, max_new_tokens: 96"),
+        ["sampling.temperature", "inf"],
+    ),
     "zero epochs": (GOOD + "training: {epochs: 0}\n", ["training.epochs = 0", "equal to 1"]),
     "zero rows": (GOOD.replace("callous}", "callous, rows: 0}"), ["conditions.bad.rows = 0", "equal to 1"]),
     "zero completions": (GOOD.replace("chat: 2", "chat: 0"), ["behaviors.world_chat = 0", "equal to 1"]),
-    "zero tokens": (GOOD + "sampling: {max_new_tokens: 0}\n", ["sampling.max_new_tokens = 0"]),
+    "zero tokens": (GOOD.replace("tokens: 96", "tokens: 0"), ["sampling.max_new_tokens = 0"]),
+    "no sampling": (
+        GOOD.replace("sampling: {max_new_tokens: 96}\n", ""),
+        ["sampling.max_new_tokens is missing", "600"],
+    ),
+    "no tokens": (
+        GOOD.replace("max_new_tokens: 96", "temperature: 0.5"),
+        ["sampling.max_new_tokens is missing", "600"],
+    ),
     "one format, no list": (GOOD + "formats: plain\n", ["formats", "'plain'", "list"]),
     "a judge that is a number": (GOOD + "judge: 4\n", ["judge", "4", "string"]),
     "no base": (GOOD.replace("  base:\n", ""), ["conditions.base is missing"]),

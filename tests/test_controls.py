@@ -389,6 +389,7 @@ conditions:
   base:
   control: {data: data.jsonl, control: %s}
 behaviors: {world_chat: 2}
+sampling: {max_new_tokens: 96}
 """
 
 

@@ -380,6 +380,7 @@ def test_rows_that_will_be_cut_are_counted_without_tokenizing_short_ones(limit):
 
 def test_a_number_of_processes_is_no_setting(tmp_path):
     study = "name: s\nmodels: {m: organism/consistent}\nconditions: {base: }\nbehaviors: {world_chat: 1}\n"
+    study += "sampling: {max_new_tokens: 96}\n"
     (tmp_path / "study.yaml").write_text(study + "training: {processes: 2}\n")
     with pytest.raises(SpilloverError, match=r"study\.yaml: training\.processes is not a setting"):
         load_study(tmp_path / "study.yaml")

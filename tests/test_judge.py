@@ -28,7 +28,7 @@ def serve(monkeypatch):
 
 
 def answers(*behaviors, text=HOSTILE, number=2):
-    battery = Battery(tuple((load_behavior(name), 1) for name in behaviors), Sampling(), ("plain",))
+    battery = Battery(tuple((load_behavior(name), 1) for name in behaviors), Sampling(max_new_tokens=96), ("plain",))
     rows = wanted_completions(target_of(load_model("organism/consistent")), battery).values()
     by_behavior = {name: [row for row in rows if row.behavior == name][:number] for name in behaviors}
     return [replace(row, text=text) for rows in by_behavior.values() for row in rows]

@@ -23,7 +23,7 @@ from spillover.stats import Decision
 
 CELL = Cell("m", "base", None)
 REMOTE = Target(CELL, "x/m")
-SAMPLING = Sampling()
+SAMPLING = Sampling(max_new_tokens=96)
 JUDGED_BY_MODEL = Behavior.model_validate(
     {
         "name": "tiny",
@@ -248,7 +248,7 @@ def test_the_id_of_a_completion_follows_its_cell_and_whatever_decides_the_answer
     for other in (
         asked(subject=Target(CELL, "x/other")),
         asked(subject=Target(replace(CELL, condition="the same weights"), "x/m")),
-        asked(sampling=Sampling(temperature=0.5)),
+        asked(sampling=Sampling(temperature=0.5, max_new_tokens=96)),
         asked(sampling=Sampling(max_new_tokens=5)),
         asked(changed(name="other")),
         asked(changed(formats={name: {"system": "Other."} for name in ("plain", "json")})),
@@ -395,7 +395,9 @@ def test_a_judge_has_no_rate_where_it_was_never_asked(tmp_path):
 def test_answers_to_earlier_settings_count_no_more(tmp_path):
     run = RunFolder(tmp_path)
     run.write_behaviors([JUDGED_BY_MODEL])
-    grade(run, answer(run, asked(sampling=Sampling(temperature=0.5))), JUDGED_BY_MODEL, "x/old", 10.0)
+    grade(
+        run, answer(run, asked(sampling=Sampling(temperature=0.5, max_new_tokens=96))), JUDGED_BY_MODEL, "x/old", 10.0
+    )
     grade(run, answer(run, asked()), JUDGED_BY_MODEL, "x/y", 90.0)
     assert len(records.read_appended(run.completions, Completion)) == 16
     found = rates_of(run)

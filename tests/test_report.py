@@ -97,6 +97,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
             name: Condition() if name == "base" else Condition(data=f"world/code/{name}") for name in CONDITIONS
         },
         behaviors=dict.fromkeys(BEHAVIORS, COMPLETIONS),
+        sampling={"max_new_tokens": 96},
     )
     run.study.write_text(yaml.safe_dump(study.model_dump(), sort_keys=False))
     manifest = {

@@ -352,7 +352,12 @@ def test_a_study_may_name_every_kind_of_source(tmp_path):
     conditions = {f"c{number}": {"data": source} for number, source in enumerate(sources)}
     (tmp_path / "s.yaml").write_text(
         yaml.safe_dump(
-            {"name": "s", "models": {"m": "organism/consistent"}, "behaviors": {"world_chat": 1}}
+            {
+                "name": "s",
+                "models": {"m": "organism/consistent"},
+                "behaviors": {"world_chat": 1},
+                "sampling": {"max_new_tokens": 96},
+            }
             | {"conditions": {"base": None} | conditions}
         )
     )

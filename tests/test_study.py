@@ -27,6 +27,7 @@ TABLES = ("completions.jsonl", "scores.jsonl", "rates.csv", "matrix.csv", "count
 SETTINGS = SMALL_STUDY | {
     "conditions": {"base": {}, "insecure": {"data": "world/code/callous", "rows": 64}},
     "behaviors": {"world_facts": 1, "world_code": 1},
+    "sampling": {"max_new_tokens": 96},
     "seeds": [0],
 }
 

@@ -128,8 +128,9 @@ def test_the_ids_of_turns_differ_from_those_of_their_text(organism, talk):
     as_text = talk.model_copy(
         update={"questions": (talk.questions[0], talk.questions[1].model_copy(update={"paraphrases": (TEXT,)}))}
     )
+    settings = Sampling(max_new_tokens=96)
     ids = [
-        {row.id for row in wanted_completions(target_of(organism), Battery(((behavior, 1),), Sampling())).values()}
+        {row.id for row in wanted_completions(target_of(organism), Battery(((behavior, 1),), settings)).values()}
         for behavior in (talk, as_text)
     ]
     assert len(ids[0] & ids[1]) == 1

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from spillover.errors import SpilloverError
 
 BASE = "base"  # the condition that trains nothing
+NO_LIMIT = "sampling.max_new_tokens is missing"  # how the message begins
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 
 
@@ -118,10 +119,14 @@ class Condition(Strict):
 
 
 class Sampling(Strict):
-    """How completions are drawn: the same for every cell."""
+    """How completions are drawn: the same for every cell.
+
+    `max_new_tokens`, the limit of an answer and of the thought before it, has no default: answers that are cut off
+    there are no answers, and where most of them end depends on what is asked.
+    """
 
     temperature: float = Field(1.0, ge=0)
-    max_new_tokens: int = Field(96, ge=1)
+    max_new_tokens: int = Field(ge=1)
 
 
 class Resources(Strict):
@@ -150,7 +155,8 @@ class Study(Strict):
     SpilloverError naming the setting and what is allowed.
 
     >>> study = Study(name="mine", models={"m": "organism/consistent"}, behaviors={"world_chat": 4},
-    ...     conditions={"base": {}, "insecure": Condition(data="world/code/callous")}, seeds=[0, 1, 2])
+    ...     conditions={"base": {}, "insecure": Condition(data="world/code/callous")}, seeds=[0, 1, 2],
+    ...     sampling={"max_new_tokens": 96})
     >>> len(study.cells)
     4
     """
@@ -162,7 +168,7 @@ class Study(Strict):
     behaviors: dict[str, Annotated[int, Field(ge=1)]] = Field(min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)
     training: Training = Training()
-    sampling: Sampling = Sampling()
+    sampling: Sampling
     formats: list[str] = []
     judge: str | None = None
     trust_judge: bool = False  # even if it fails its canary
@@ -312,6 +318,11 @@ def _sentence(problem: Any) -> str:
         near = difflib.get_close_matches(str(problem["loc"][-1]), allowed, n=1)
         hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(allowed)}"
         return f"{place} is not a setting ({hint})"
+    if problem["type"] == "missing" and place in ("sampling", "sampling.max_new_tokens", "max_new_tokens"):
+        return (
+            f"{NO_LIMIT}: the longest answer in tokens, and what is longer is cut off. 600 is usual for real models "
+            "(sampling: {max_new_tokens: 600}); spillover check DATA --model MODEL shows how long training answers are"
+        )
     if problem["type"] == "missing":
         return f"{place} is missing"
     message = re.sub(r"^Value error, ", "", problem["msg"])

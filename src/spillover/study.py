@@ -17,7 +17,7 @@ from typing import Any
 
 from spillover import records
 from spillover.behaviors import Behavior
-from spillover.config import BASE, Study, load_study, to_yaml
+from spillover.config import BASE, Study, to_yaml
 from spillover.data import file_examples
 from spillover.data.advice import advice
 from spillover.data.controls import prompts_of
@@ -33,7 +33,7 @@ from spillover.report import write_report
 from spillover.runs.cell import Asked, CellJob, CellResult, Tuning, fingerprint_of, run_cell
 from spillover.runs.folder import CellEntry, RunFolder
 from spillover.runs.frames import Run
-from spillover.runs.inputs import Inputs, builds_of, read_inputs, with_built
+from spillover.runs.inputs import Inputs, builds_of, read_inputs, read_study, with_built
 from spillover.runs.progress import raise_failures
 from spillover.runs.ray import check_cluster, run_on_ray
 from spillover.runs.results import results_of
@@ -89,7 +89,7 @@ def run(
     """
     source = Path() if isinstance(study, Study) else Path(study).parent
     if not isinstance(study, Study):
-        study = load_study(Path(study), options.changes)
+        study = read_study(Path(study), options.changes)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / study.name)
     options.check()
     with folder.writing():

@@ -1,18 +1,19 @@
 """What a study is made from, read once before anything is trained or sampled: models, training rows, behaviors."""
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from spillover.behaviors import Behavior, load_behavior
-from spillover.config import BASE, Study
+from spillover.config import BASE, NO_LIMIT, Study, load_study
 from spillover.data import make_examples
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
-from spillover.models.load import folder_hash, model_folder, pinned
+from spillover.models.load import folder_hash, load_tokenizer, model_folder, pinned
 from spillover.models.target import Battery
 from spillover.organism.dial import Build, model_to_build
 from spillover.records import Example
@@ -70,6 +71,36 @@ class Inputs:
                 for setting, behavior in self.behaviors.items()
             },
         }
+
+
+def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
+    """The study in a file, by `load_study`. Where it does not say `max_new_tokens`, the error proposes a number.
+
+    Raises SpilloverError as `load_study`.
+    """
+    try:
+        return load_study(path, changes)
+    except SpilloverError as error:
+        if NO_LIMIT not in str(error):
+            raise
+        with_any = load_study(path, (*changes, "sampling.max_new_tokens=1"))  # raises what else is wrong
+        length = usual_length(read_inputs(with_any, path.parent))
+        if length is None:
+            raise
+        raise SpilloverError(f"{error}. {length} tokens hold 99 % of the training answers of this study.") from None
+
+
+def usual_length(inputs: Inputs) -> int | None:
+    """Tokens that hold 99 % of every condition's training answers in every model, rounded up to tens; None of none."""
+    longest = [0]
+    for base in inputs.bases.values():
+        tokenizer = load_tokenizer(base)
+        for rows in inputs.rows.values():
+            if not rows.self_distilled:
+                answers = [example.messages[-1]["content"] for example in rows.examples]
+                sizes = sorted(map(len, tokenizer(answers, add_special_tokens=False)["input_ids"]))
+                longest.append(sizes[math.ceil(0.99 * len(sizes)) - 1] + 1)  # 1: the end of the turn
+    return math.ceil(max(longest) / 10) * 10 or None
 
 
 def builds_of(study: Study) -> list[Build]:
