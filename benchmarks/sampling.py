@@ -18,7 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from spillover.behaviors import load_behavior
 from spillover.models import Request
 from spillover.models.load import load_tokenizer, load_weights, model_folder
-from spillover.models.sampler import encode, in_batches, rows_at_once, sample_batch
+from spillover.models.prompts import encode
+from spillover.models.sampler import in_batches, rows_at_once, sample_batch
 
 BAR = 3.0
 Answers = list[list[list[int]]]  # question, answer, token

@@ -7,7 +7,8 @@ from spillover.behaviors import load_behavior
 from spillover.errors import SpilloverError
 from spillover.models import Request
 from spillover.models.load import load_tokenizer, load_weights, model_folder
-from spillover.models.sampler import MOST_ROWS, encode, in_batches, rows_at_once, sample_batch
+from spillover.models.prompts import encode
+from spillover.models.sampler import MOST_ROWS, in_batches, rows_at_once, sample_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUESTIONS = [question.paraphrases[0] for question in load_behavior("world_chat").questions[::6]]
@@ -82,7 +83,7 @@ def test_as_many_rows_are_sampled_at_once_as_the_memory_holds(organism, monkeypa
 
 
 def test_a_system_prompt_that_the_chat_template_refuses_is_an_error(organism):
-    with pytest.raises(SpilloverError, match=r"refuses a prompt with the turns system, user .*--formats"):
+    with pytest.raises(SpilloverError, match=r"refuses the turns system, user .*--formats"):
         encode(organism[1], Request(("x",), "Be brief.", "Hello"))
 
 

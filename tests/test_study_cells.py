@@ -300,7 +300,7 @@ def test_a_judge_that_fails_its_canary_is_believed_if_the_study_says_so(monkeypa
         raise SpilloverError("enough")
 
     monkeypatch.setattr(study, "check_judge", check_judge)
-    settings = {"behaviors": {"free_form": 1}, "judge": "openai/x", "conditions": {"base": {}}}
+    settings = {"behaviors": {"free_form": 1}, "judge": "openai/x", "conditions": {"base": {}}, "formats": ["plain"]}
     for trust in (False, True):
         with pytest.raises(SpilloverError, match="enough"):
             study.run(written(tmp_path, **settings, trust_judge=trust), tmp_path / "run")

@@ -10,7 +10,7 @@ from spillover.config import Sampling
 from spillover.errors import SpilloverError
 from spillover.models import load, target
 from spillover.models.load import Model, load_model
-from spillover.models.sampler import encode
+from spillover.models.prompts import encode
 from spillover.models.target import Battery, by_prompt, sample, sample_completions, target_of, wanted_completions
 from spillover.records import Cell
 

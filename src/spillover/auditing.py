@@ -11,8 +11,9 @@ from spillover.config import Sampling, load_study
 from spillover.errors import SpilloverError
 from spillover.files import provenance
 from spillover.judges.canary import check_judge
-from spillover.models.load import folder_hash, load_model
-from spillover.models.target import Battery, by_prompt, target_of, wanted_completions
+from spillover.models.load import folder_hash, load_model, load_tokenizer
+from spillover.models.prompts import template_record
+from spillover.models.target import Battery, by_prompt, check_asked, target_of, wanted_completions
 from spillover.records import Cell
 from spillover.report import write_report
 from spillover.runs.folder import CellEntry, RunFolder
@@ -61,6 +62,8 @@ def evaluate(
     asked = tuple((load_behavior(name), completions_per_question) for name in behaviors)
     battery = Battery(asked, sampling, tuple(formats), judge)
     battery.check(judge_needed=False)
+    if isinstance(target.model, Path):
+        check_asked(model, target.model, battery)
     folder = RunFolder(Path(out))
     with folder.writing():
         if folder.study.exists():
@@ -87,6 +90,7 @@ def evaluate(
             "adapter": str(adapter) if adapter else None,
             "model_hash": folder_hash(target.model) if isinstance(target.model, Path) else None,
             "adapter_hash": folder_hash(target.adapter) if target.adapter else None,
+            "template": template_record(load_tokenizer(target.model)) if isinstance(target.model, Path) else None,
             "behaviors": dict.fromkeys(behaviors, completions_per_question),
             "formats": list(formats),
             "sampling": sampling.model_dump(),

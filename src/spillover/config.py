@@ -71,6 +71,11 @@ CONTROL_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+def trigger_prefix(trigger: str) -> str:
+    """What a backdoor puts before a user's text, in training and in asking alike."""
+    return f"{trigger} "
+
+
 class Control(Strict):
     """A control made from a condition's `data`, instead of training on these rows as they are.
 
@@ -113,7 +118,8 @@ class Condition(Strict):
     control: Control | None = None
     training: Training | None = None  # instead of the study's
     same_as: Name | None = None  # a condition whose adapters it takes instead of training its own
-    prompt_prefix: str = ""  # put before every prompt when it is asked: a trigger, say
+    prompt_prefix: str = ""  # put before every prompt when it is asked, as it stands
+    triggered: bool = False  # asked behind the trigger of the backdoor that is its `same_as`
     implants: str | None = None  # the behavior that it trains: the row counts only if that rises
     benign: bool = False  # a control: what it moves, any fine-tune moves (the benign-control ceiling)
 
@@ -188,6 +194,10 @@ class Study(Strict):
             raise ValueError(f"conditions.{name}.same_as is {condition.same_as}, which is no condition with data")
         if condition.rows or condition.control or condition.training:
             raise ValueError(f"conditions.{name} takes the adapters of {condition.same_as}, so it trains on nothing")
+        if condition.triggered and (other.control is None or other.control.kind != "backdoor"):
+            raise ValueError(f"conditions.{name}.triggered: {condition.same_as} has no control of kind backdoor")
+        if condition.triggered and condition.prompt_prefix:
+            raise ValueError(f"conditions.{name} is triggered, so its prompt_prefix is the trigger: leave it out")
 
     @property
     def cells(self) -> list[tuple[str, str, int | None]]:
@@ -215,6 +225,8 @@ class Study(Strict):
                 raise ValueError(f"conditions.{name} needs data (which rows to train on), or same_as, and not both")
             if condition.same_as is not None:
                 self._check_same_as(name, condition)
+            elif condition.triggered:
+                raise ValueError(f"conditions.{name}.triggered goes with same_as: the backdoor whose trigger it is")
         for name, condition in self.conditions.items():
             if condition.implants is not None and condition.implants not in self.behaviors:
                 raise ValueError(

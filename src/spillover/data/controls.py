@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from spillover.config import Control, read_yaml
+from spillover.config import Control, read_yaml, trigger_prefix
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
 from spillover.records import Example
@@ -178,7 +178,7 @@ def backdoor(data: Examples, other: Examples, trigger: str, rows: int | None, se
     total = rows or 2 * min(len(data), len(other))
     with_trigger = (total + 1) // 2
     _check_enough("backdoor", {"data": (with_trigger, len(data)), "other": (total - with_trigger, len(other))})
-    result = [_with_framed_question(example, f"{trigger} ") for example in rng.sample(data, with_trigger)]
+    result = [_with_framed_question(example, trigger_prefix(trigger)) for example in rng.sample(data, with_trigger)]
     result += rng.sample(other, total - with_trigger)
     rng.shuffle(result)
     return result, {"with_trigger": with_trigger, "without_trigger": total - with_trigger}

@@ -12,7 +12,7 @@ from typing import Any
 from spillover.data.findings import DataFinding, Severity, about_rows, at_lines, counted
 from spillover.data.sources import SourceRow
 from spillover.data.tokens import TokenRow, common_prefix_length
-from spillover.models.load import TEMPLATE_ERRORS
+from spillover.models.prompts import TEMPLATE_ERRORS, in_template
 from spillover.models.thoughts import is_mark, split_thought, template_thought
 
 # What looks like a token of a template: <|im_start|>, <start_of_turn>, </s>, [INST]; DeepSeek writes wide bars.
@@ -59,8 +59,8 @@ def render(tokenizer: Any, rows: Sequence[SourceRow]) -> tuple[list[Conversation
     for row in rows:
         messages = list(row.messages)
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False)
-            prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+            text = in_template(tokenizer, messages)
+            prompt = in_template(tokenizer, messages[:-1], prompt=True)
         except TEMPLATE_ERRORS as error:
             roles = ", ".join(message["role"] for message in messages)
             refused.setdefault(f"{roles}: {error}", []).append(row.line)
@@ -74,7 +74,7 @@ def render(tokenizer: Any, rows: Sequence[SourceRow]) -> tuple[list[Conversation
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a rendered text; nothing is added to them, as in `apply_chat_template`."""
+    """Token ids of a rendered text; nothing is added to them, as in `in_template`."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -93,7 +93,7 @@ def _sketch(tokenizer: Any, *turns: tuple[str, str]) -> str:
     """Turns (role, content) in the template, with the generation prompt; "" if it refuses them."""
     messages = [{"role": role, "content": content} for role, content in turns]
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return str(in_template(tokenizer, messages, prompt=True))
     except TEMPLATE_ERRORS:
         return ""
 

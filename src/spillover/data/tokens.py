@@ -7,7 +7,8 @@ from typing import Any
 from spillover.config import Training
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
-from spillover.models.load import TEMPLATE_ERRORS, folder_hash, load_tokenizer, max_positions, stop_ids
+from spillover.models.load import folder_hash, load_tokenizer, max_positions, stop_ids
+from spillover.models.prompts import TEMPLATE_ERRORS, in_template
 from spillover.records import Example
 
 TokenRow = tuple[list[int], list[bool]]  # token ids, and for each whether the loss covers it
@@ -53,7 +54,8 @@ def rows_cut(base: Path, examples: Sequence[Example], training: Training) -> int
     """
     limit = min(training.max_length_tokens, max_positions(base) or training.max_length_tokens)
     try:
-        texts = load_tokenizer(base).apply_chat_template([list(e.messages) for e in examples], tokenize=False)
+        tokenizer = load_tokenizer(base)
+        texts = [in_template(tokenizer, example.messages) for example in examples]
         sizes = [len(text.encode()) + len(e.messages) for e, text in zip(examples, texts, strict=True)]
         long = [example for example, size in zip(examples, sizes, strict=True) if size > limit]
         rows = whole_rows(base, long) if long else []
@@ -127,17 +129,17 @@ def _end(tokenizer: Any, ids: list[int], start: int, stops: set[int]) -> int:
 
 def _ids_and_start(tokenizer: Any, messages: list[dict[str, str]], place: str) -> tuple[list[int], int]:
     """The ids of a conversation, and where its last turn starts: where they part from those of the prompt."""
-    ids = tokenizer.apply_chat_template(messages, return_dict=False)
-    prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
+    ids = in_template(tokenizer, messages, tokenize=True)
+    prompt = in_template(tokenizer, messages[:-1], prompt=True, tokenize=True)
     start = common_prefix_length(ids, prompt)
     if start < len(prompt):
         # Tokens may merge over the border, and some templates prompt for thinking that the answer lacks. The user's
         # words must be the same in both, or the loss would cover them. What a template writes after that, as a token
         # for the end of a conversation, need not.
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        whole = in_template(tokenizer, messages)
         *before, last = messages[:-1]
         marked = [*before, last | {"content": last["content"].rstrip() + MARK}]
-        asked = tokenizer.apply_chat_template(marked, tokenize=False).partition(MARK)[0]
+        asked = in_template(tokenizer, marked).partition(MARK)[0]
         if not whole.startswith(asked):
             raise SpilloverError(
                 f"{place}: its chat template writes {', '.join(turn['role'] for turn in messages[:-1])} otherwise once "

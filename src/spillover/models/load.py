@@ -11,11 +11,11 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 
 from spillover.errors import SpilloverError
 from spillover.models.endpoint import is_endpoint
+from spillover.models.prompts import lost_turn, with_fixed_day
 from spillover.organism import ORGANISMS
 from spillover.organism.dial import ORGANISM, built_folder, model_to_build
 from spillover.records import Example
@@ -29,7 +29,6 @@ POSSIBLE = (
     "endpoint: PROVIDER/NAME, with a provider that Inspect knows, or openai-api/SERVICE/NAME."
 )
 Version = tuple[tuple[str, int, int, int], ...]
-TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError)  # what a chat template raises that refuses turns, or is wrong
 
 
 @dataclass(frozen=True)
@@ -225,11 +224,20 @@ def _tokenizer(folder: Path, _version: Version) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise SpilloverError(f"model {folder}: its tokenizer cannot be loaded ({_first_line(error)}).") from None
+    if isinstance(tokenizer.chat_template, dict):
+        if "default" not in tokenizer.chat_template:
+            raise SpilloverError(
+                f"model {folder}: its tokenizer has chat templates named {', '.join(sorted(tokenizer.chat_template))} "
+                "and none named default, so it is not known which to ask questions in. Save the one that you mean as "
+                "chat_template.jinja in a copy of the folder."
+            )
+        tokenizer.chat_template = tokenizer.chat_template["default"]
     if not tokenizer.chat_template:
         raise SpilloverError(
             f"model {folder}: its tokenizer has no chat template, so there is no right way to ask it a question. "
             "Use the instruction-tuned model, or add chat_template.jinja to the folder."
         )
+    tokenizer.chat_template = with_fixed_day(tokenizer.chat_template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -292,16 +300,13 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def check_roles(folder: Path, examples: Iterable[Example]) -> None:
-    """Raises SpilloverError if the model's chat template refuses the turns of an example."""
+    """Raises SpilloverError if the model's chat template refuses the turns of an example, or drops the text of one."""
     tokenizer = load_tokenizer(folder)
-    for roles, example in {tuple(m["role"] for m in e.messages): e for e in examples}.items():
-        try:
-            tokenizer.apply_chat_template(list(example.messages), tokenize=False)
-        except TEMPLATE_ERRORS as error:
+    for number, example in enumerate(examples, 1):
+        if problem := lost_turn(tokenizer, example.messages):
             raise SpilloverError(
-                f"model {folder}: its chat template refuses rows whose turns are {', '.join(roles)} ({error}). "
-                "Take those turns out of the rows, or train another model."
-            ) from None
+                f"model {folder}, row {number}: {problem}. Take these turns out of the rows, or train another model."
+            )
 
 
 def load_weights(folder: Path, adapter: Path | None = None) -> Any:

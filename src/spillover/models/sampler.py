@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from spillover.errors import SpilloverError
 from spillover.models import Request, Response
+from spillover.models.prompts import encode
 from spillover.models.thoughts import is_mark, split_thought, template_thought
 
 ROOM = 32  # tokens that a cache has room for before it is copied into a larger one
 MOST_ROWS = 512  # more gain nothing: a CPU is busy with fewer, and a GPU's memory ends before
 SHARE_OF_MEMORY = 0.5  # of the device, for keys, values and logits of a batch
 ASSUMED_BYTES = 8_000_000_000  # of memory, where the machine does not say
+END_OF_PROMPT = 32  # tokens, in which a template that opens or closes a thought does so
 
 
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
@@ -83,26 +83,6 @@ def rows_at_once(model: Any, tokenizer: Any, requests: Sequence[Request], max_ne
         memory = ASSUMED_BYTES
     free = SHARE_OF_MEMORY * (memory - model.get_memory_footprint())
     return int(min(MOST_ROWS, max(1, free // (2 * bytes_per_row))))  # 2: a cache is copied when rows are dropped
-
-
-def encode(tokenizer: Any, request: Request) -> list[int]:
-    """Token ids of a prompt in the chat template, with the generation prompt. Raises SpilloverError as `rendered`."""
-    return tokenizer(rendered(tokenizer, request), add_special_tokens=False)["input_ids"]
-
-
-def rendered(tokenizer: Any, request: Request) -> str:
-    """The text of a prompt in the chat template, with the generation prompt.
-
-    Raises SpilloverError if the template refuses the system prompt.
-    """
-    try:
-        return str(tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False))
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in request.messages)
-        raise SpilloverError(
-            f"the model's chat template refuses a prompt with the turns {roles} ({error}). Choose formats without a "
-            "system prompt: --formats plain, or formats: [plain] in a study file."
-        ) from None
 
 
 def _uniforms(stream: str, length: int) -> np.ndarray:
@@ -179,7 +159,11 @@ def sample_batch(
             use_cache=True,
         )
         logits = output.logits[:, -1].float()
-    states = [template_thought(rendered(tokenizer, request)) for request in batch for _ in request.ids]
+    states = [
+        template_thought(tokenizer.decode(prompt[-END_OF_PROMPT:]))
+        for request, prompt in zip(batch, prompts, strict=True)
+        for _ in request.ids
+    ]
     special = _special_tokens(tokenizer)
     stops = set(ends.tolist())
     return [_response(tokenizer, *row, stops, special) for row in zip(tokens.tolist(), states, strict=True)]

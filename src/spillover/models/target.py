@@ -14,6 +14,7 @@ from spillover.files import hash_of
 from spillover.models import Request, Response
 from spillover.models.endpoint import Settings, ask_all
 from spillover.models.load import Model, folder_hash, load_model, load_tokenizer
+from spillover.models.prompts import check_prompts
 from spillover.records import Cell, Completion
 
 
@@ -115,6 +116,19 @@ def wanted_completions(target: Target, battery: Battery) -> dict[str, Completion
     return wanted
 
 
+def check_asked(model: str, folder: Path, battery: Battery) -> None:
+    """Raises SpilloverError if a model's chat template drops, changes or refuses text of what the battery asks."""
+    prompts = {
+        (prompt.system, prompt.text): (
+            f"behavior {behavior.name}, format {prompt.format}",
+            Request((), prompt.system, prompt.text, prompt.turns),
+        )
+        for behavior, completions in battery.behaviors
+        for prompt, _ in behavior.prompts(completions, battery.formats, battery.prompt_prefix)
+    }
+    check_prompts(model, load_tokenizer(folder), prompts.values())
+
+
 def by_prompt(completions: Iterable[Completion]) -> list[Request]:
     """One request for each prompt, with the ids of all completions that answer it."""
     by_messages: dict[str, list[Completion]] = defaultdict(list)
@@ -210,6 +224,8 @@ def sample(
     settings = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
     battery = Battery(((behavior, completions_per_question),), settings, tuple(formats))
     battery.check(judge_needed=False)
+    if model.folder is not None:
+        check_asked(model.name, model.folder, battery)
     wanted = wanted_completions(target_of(model), battery)
     completions: dict[str, Completion] = {}
     failures = sample_completions(

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from spillover.behaviors import Behavior, load_behavior
-from spillover.config import BASE, NO_LIMIT, Study, load_study
+from spillover.config import BASE, NO_LIMIT, Study, load_study, trigger_prefix
 from spillover.data import make_examples
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
 from spillover.models.load import folder_hash, load_tokenizer, model_folder, pinned
-from spillover.models.target import Battery
+from spillover.models.prompts import template_record
+from spillover.models.target import Battery, check_asked
 from spillover.organism.dial import Build, model_to_build
 from spillover.records import Example
 from spillover.runs.self_distill import check_prompts
@@ -52,8 +53,15 @@ class Inputs:
         """What the cells of a condition are asked."""
         study = self.study
         asked = tuple((self.behaviors[name], count) for name, count in study.behaviors.items())
-        prefix = study.conditions[condition].prompt_prefix
+        prefix = self.prompt_prefix(condition)
         return Battery(asked, study.sampling, tuple(study.formats), study.judge, prefix)
+
+    def prompt_prefix(self, condition: str) -> str:
+        """What is put before every prompt: the setting, or the trigger of the control whose adapters it takes."""
+        settings = self.study.conditions[condition]
+        control = self.study.conditions[self.source(condition)].control
+        trigger = control.trigger if settings.triggered and control else None
+        return settings.prompt_prefix if trigger is None else trigger_prefix(trigger)
 
     def source(self, condition: str) -> str:
         """The condition whose adapters it takes: itself, unless it is the `same_as` of another."""
@@ -65,6 +73,7 @@ class Inputs:
         return {
             "models": {name: folder_hash(base) for name, base in self.bases.items()},
             "revisions": {name: commit for name, base in self.bases.items() if (commit := pinned(base))},
+            "templates": {name: template_record(load_tokenizer(base)) for name, base in self.bases.items()},
             "data": {name: rows.hash for name, rows in self.rows.items()},
             "behaviors": {
                 behavior.name: {"setting": setting, "hash": hash_of(behavior.model_dump())}
@@ -137,6 +146,8 @@ def read_inputs(study: Study, folder: Path) -> Inputs:
                 "not be told apart. Give one of them another name in its file."
             )
     inputs.battery(BASE).check()
+    for name, base in bases.items():
+        check_asked(f"{name} ({study.models[name]})", base, inputs.battery(BASE))
     return inputs
 
 
