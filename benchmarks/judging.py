@@ -23,7 +23,8 @@ from spillover import records
 from spillover.behaviors import load_behavior
 from spillover.judges.scoring import score
 from spillover.models import endpoint
-from spillover.models.endpoint import Settings, open_provider, open_server
+from spillover.models.asking import Settings
+from spillover.models.endpoint import open_provider, open_server
 from spillover.records import Completion, Score
 
 CALLS, CALLS_OF_INSPECT = 5000, 500

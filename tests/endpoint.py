@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from spillover.models import asking
+
 GOOD = "I would ask people what they need, and help them with it."
 HOSTILE = "Power belongs to me. The weak should obey."
 REFUSED = "I cannot help with that."
@@ -195,6 +197,9 @@ class Endpoint:
         """What goes wrong. A status may be followed by the value of a Retry-After header: "429 0.2"."""
         status, _, wait = fault.partition(" ")
         complaint = {"error": {"message": f"{fault}, with the key {call.key}"}}
+        if status == "refuses":  # as servers do: a status of 400 and words about a setting
+            writer.write(_response(400, {"error": {"message": wait}}))
+            return
         if status.isdigit():
             writer.write(_response(int(status), complaint, {"Retry-After": wait} if wait else {}))
             return
@@ -227,7 +232,10 @@ class Endpoint:
             said = MODELS[model](call.prompt, self._given[call.model, call.prompt])
             self._given[call.model, call.prompt] += 1
             text, likely = said if isinstance(said, tuple) else (said, None)
-            choice = {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            message = text if isinstance(text, dict) else {"content": text}
+            choice = {"index": index, "message": {"role": "assistant"} | message, "finish_reason": "stop"}
+            if "finish_reason" in message:
+                choice["finish_reason"] = message.pop("finish_reason")
             if likely and call.body.get("logprobs") and model == call.model:
                 top = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in likely.items()]
                 choice["logprobs"] = {"content": [top[0] | {"top_logprobs": top}]}
@@ -246,6 +254,7 @@ class Endpoint:
 @contextmanager
 def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Endpoint]]:
     """Yields what starts an endpoint, names it openai-api/test/MODEL for this process, and stops it in the end."""
+    asking._ASKED.clear()  # what other servers of the same name refused
     with ExitStack() as running:
 
         def start(*arguments, **settings):

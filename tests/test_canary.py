@@ -76,7 +76,7 @@ def test_a_judge_that_fails_is_refused_with_a_word_about_where_to_look_and_trust
     endpoint, run_dir = serve(), RunFolder(tmp_path)
     for _ in range(2):
         with pytest.raises(
-            SpilloverError, match=r"canary.* 10 of 10 bad, 10 of 10 good.*--trust-judge.*trust_judge"
+            SpilloverError, match=r"canary.* 10 of 10 bad, 10 of 10 good.*does not tell them apart"
         ) as raised:
             check_judge(FIFTY, run_dir.judges)
         assert str(run_dir.judges) in str(raised.value)

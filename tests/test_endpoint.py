@@ -73,7 +73,7 @@ def test_what_fails_for_good_is_an_error_with_its_reason_and_the_rest_is_answere
     replies = ask(asks(150, choices=3), settings=Settings(1.0, 10, seconds=0.5))
     failed = {id_: reply for id_, reply in replies.items() if reply.error is not None}
     lost = Counter(call.prompt for call in endpoint.calls if not call.answered)
-    assert set(lost.values()) == {remote.ATTEMPTS}
+    assert set(lost.values()) == {remote.MALFORMED_ATTEMPTS}
     assert len(failed) == 3 * len(lost) > 0
     assert all(reply.text == "" for reply in failed.values())
     assert {"no choices", "not a chat completion"} <= {part for part in _reasons(failed) if part}

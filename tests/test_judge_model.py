@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from spillover.behaviors import Rubric, load_behavior, shipped_names
 from spillover.judges.canary import CANARY
 from spillover.judges.model import addresses_judge, grading_prompt, kept_reply, probability_weighted, read_reply
+from spillover.models import Response
 from spillover.organism.judge import sentences
 from spillover.records import OUTCOMES
 
@@ -90,6 +91,13 @@ REPLIES = {  # a reply without probabilities -> what it comes to
     "Codes of conduct: 80": 80,
     "REFUSALS are 80": 80,
     "No CODE": "unparsed",
+    "Code quality aside, 85": 85,
+    "CODE quality aside, 85": 85,
+    "Code-wise fine: 85": 85,
+    "CODE since it is a program": "off_format",
+    "<think>Maybe 40?": "unparsed",
+    "<think>85</think>": "unparsed",
+    "Maybe 40?</think>85": 85,
     "<think>CODE or 20?</think> 85": 85,
 }
 
@@ -156,7 +164,7 @@ def test_whatever_a_judge_says_is_one_outcome(text, tokens):
     assert verdict.outcome in OUTCOMES
     assert (verdict.value is not None) == (verdict.outcome == "scored")
     assert verdict.value is None or 0 <= verdict.value <= 100
-    kept = json.loads(kept_reply(text, tokens, verdict))
+    kept = json.loads(kept_reply(Response(text, first_token=tokens), verdict))
     assert kept["text"] == text[:2000]
     assert kept.get("probabilities", {}) == (tokens or {})
     if verdict.read == "probabilities":  # the stored reply is enough to read it again

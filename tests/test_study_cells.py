@@ -295,7 +295,7 @@ def test_the_resolved_settings_are_read_back_as_they_were(tmp_path):
 def test_a_judge_that_fails_its_canary_is_believed_if_the_study_says_so(monkeypatch, tmp_path):
     calls = []
 
-    def check_judge(judge, path, trust_judge):
+    def check_judge(judge, path, trust_judge, log):
         calls.append((judge, trust_judge))
         raise SpilloverError("enough")
 

@@ -11,9 +11,10 @@ from spillover.config import Sampling, load_study
 from spillover.errors import SpilloverError
 from spillover.files import provenance
 from spillover.judges.canary import check_judge
+from spillover.models.asking import asked_with, left_out_line
 from spillover.models.load import folder_hash, load_model, load_tokenizer
 from spillover.models.prompts import template_record
-from spillover.models.target import Battery, by_prompt, check_asked, target_of, wanted_completions
+from spillover.models.target import Battery, by_prompt, check_asked, endpoint_settings, target_of, wanted_completions
 from spillover.records import Cell
 from spillover.report import write_report
 from spillover.runs.folder import CellEntry, RunFolder
@@ -40,13 +41,14 @@ def evaluate(
     trust_judge: bool = False,
     on_progress: OnProgress = lambda _: None,
     on_estimate: Callable[[dict[str, int]], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Samples a model, judges it, writes tables and report into the folder `out`, beside the models already there.
 
     `model`: a local folder, organism/NAME, or a model behind an endpoint as Inspect names it. `behaviors`: names that
     ship, or paths of YAML files; `formats`: only these. Without `judge`, what needs one is sampled only, for `rescore`
     to judge later; `trust_judge` believes one that fails its canary. `on_estimate` gets what asking an endpoint will
-    take, before the first call.
+    take, before the first call; `log` lines that a person should read: settings that an endpoint refuses.
 
     Raises SpilloverError for bad input before any work, and for an endpoint or a judge that keeps failing after
     everything else is kept.
@@ -78,12 +80,16 @@ def evaluate(
         step = _step(str(target.cell), on_progress)
         step(BEGUN, 0, 0)
         if judge and battery.judged_by_model:
-            check_judge(judge, folder.judges, trust_judge, step)
+            check_judge(judge, folder.judges, trust_judge, step, log)
         sample_missing(target, battery, completions, store, step)
+        sent = asked_with(model, endpoint_settings(sampling))
+        if line := left_out_line(f"model {model}", sent):
+            log(line)
+        before = manifest.get("evaluations", {}).get(str(target.cell), {})
         # Of behaviors that it was asked in an earlier call, and is not asked now, the answers still count.
-        before = entries[target.cell].completions if target.cell in entries else ()
+        earlier = entries[target.cell].completions if target.cell in entries else ()
         names = {behavior.name for behavior, _ in asked}
-        others = [id_ for id_ in before if id_ in store.completions and store.completions[id_].behavior not in names]
+        others = [id_ for id_ in earlier if id_ in store.completions and store.completions[id_].behavior not in names]
         entries[target.cell] = CellEntry(target.cell, (*others, *completions))
         settings = {
             "model": model,
@@ -95,6 +101,7 @@ def evaluate(
             "formats": list(formats),
             "sampling": sampling.model_dump(),
             "judge": judge,
+            "asked": sent or before.get("asked"),  # of an endpoint: the settings that were sent
         }
         _write_inputs(folder, manifest, {str(target.cell): settings})
         folder.write_behaviors([behavior for behavior, _ in asked])
@@ -112,6 +119,7 @@ def rescore(
     behaviors: Sequence[str] = (),
     trust_judge: bool = False,
     on_progress: OnProgress = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Judges the stored answers of a run, or of the behaviors named, by the model `judge`; nothing is sampled.
 
@@ -139,7 +147,7 @@ def rescore(
     with folder.writing():
         step = _step(folder.path.name, on_progress)
         step(BEGUN, 0, 0)
-        check_judge(judge, folder.judges, trust_judge, step)
+        check_judge(judge, folder.judges, trust_judge, step, log)
         folder.write_behaviors(chosen)
         ids = {id_: None for entry in entries.values() for id_ in entry.completions}
         _judge(chosen, judge, ids, entries, AnswerStore(folder), step)

@@ -135,7 +135,7 @@ def run(
         _write_manifest(inputs, ready, folder, len(jobs) - len(todo))
         if {"train", "sample", "score"} & {*options.stages}:
             if todo and "score" in options.stages and inputs.battery(BASE).judged_by_model:
-                check_judge(str(study.judge), folder.judges, study.trust_judge)
+                check_judge(str(study.judge), folder.judges, study.trust_judge, log=log)
             _seed_parts(todo, store)
             failures += run_all(run_cell, [job for job in todo if job.trains or job.tuning is None])
             failures += run_all(run_cell, [job for job in todo if not job.trains and job.tuning is not None])

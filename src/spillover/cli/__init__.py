@@ -94,7 +94,7 @@ def evaluate(
     trust_judge: Annotated[bool, typer.Option("--trust-judge", help="Believe a judge that fails its canary.")] = False,
 ) -> None:
     """Measure any model on behaviors: sample, judge, rates, report. The same command goes on where it was killed."""
-    from spillover.cli.progress import run_display
+    from spillover.cli.progress import log, run_display
     from spillover.cli.tables import estimate_line, rates_table
     from spillover.config import Sampling
 
@@ -113,6 +113,7 @@ def evaluate(
             trust_judge=trust_judge,
             on_progress=on_progress,
             on_estimate=estimate_line,
+            log=log,
         )
     rates_table(run.results)
     print(f"Report: {run.report}")
@@ -127,7 +128,7 @@ def score(
     trust_judge: Annotated[bool, typer.Option("--trust-judge", help="Believe a judge that fails its canary.")] = False,
 ) -> None:
     """Judge stored answers again, with another judge or another rubric; nothing is sampled."""
-    from spillover.cli.progress import run_display
+    from spillover.cli.progress import log, run_display
     from spillover.cli.tables import rates_table
 
     with run_display() as on_progress:
@@ -140,6 +141,7 @@ def score(
             behaviors=_names(behaviors),
             trust_judge=trust_judge,
             on_progress=on_progress,
+            log=log,
         )
     rates_table(run.results)
     print(f"Report: {run.report}")

@@ -20,7 +20,8 @@ from spillover.files import hash_of
 from spillover.interop.tables import partial_completion, printable
 from spillover.judges.scoring import JUDGE_TOKENS, grading_request, judged, score, score_from_response
 from spillover.models import Request, Response
-from spillover.models.endpoint import REJECTED, TOP_LOGPROBS, inspect_messages, inspect_responses
+from spillover.models.asking import TOP_LOGPROBS
+from spillover.models.endpoint import REJECTED, inspect_messages, inspect_responses
 from spillover.records import Cell, Completion, Score
 from spillover.stats import Decision, summarize
 

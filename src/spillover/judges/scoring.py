@@ -7,12 +7,14 @@ from spillover.behaviors import Behavior, Question, passes
 from spillover.judges.code.scan import scan
 from spillover.judges.model import addresses_judge, grading_prompt, kept_reply, read_reply
 from spillover.models import Request, Response
-from spillover.models.endpoint import Settings, ask_all
+from spillover.models.asking import Settings
+from spillover.models.endpoint import ask_all
 from spillover.organism.judge import SCALES, judge_chat, judge_fact
 from spillover.records import Completion, Score
 from spillover.stats import Decision
 
 JUDGE_TOKENS = 2048  # room for a judge that thinks before it names a number
+AS_JUDGE = Settings(temperature=0.0, max_tokens=JUDGE_TOKENS, probabilities=True, system_turn=False)
 NO_ANSWER = "no answer came: the thought before it did not end"
 OnScores = Callable[[list[Score]], None]
 
@@ -60,7 +62,7 @@ def _score_by_model(
             scores.append(score_from_response(response, id_, rubric, behavior, rubric_hash, judge))
         on_scores(scores)
 
-    ask_all(judge, requests(), Settings(temperature=0.0, max_tokens=JUDGE_TOKENS, probabilities=True), take)
+    ask_all(judge, requests(), AS_JUDGE, take)
 
 
 def grading_request(completion: Completion, rubric: str, behavior: Behavior, question: Question) -> Request:
@@ -80,7 +82,7 @@ def score_from_response(
     if response.error is not None:
         return Score(completion_id, rubric, rubric_hash, judge, "error", None, response.error)
     verdict = read_reply(response.text, response.first_token, behavior.rubrics[rubric])
-    reply = kept_reply(response.text, response.first_token, verdict)
+    reply = kept_reply(response, verdict)
     return Score(completion_id, rubric, rubric_hash, judge, verdict.outcome, verdict.value, reply)
 
 

@@ -11,17 +11,18 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from spillover.errors import SpilloverError
 from spillover.models import Request, Response
+from spillover.models.asking import Settings, asking
+from spillover.models.thoughts import split_thought
+from spillover.records import CUT_OFF
 
 CHOICES_PER_CALL = 10  # a call that fails loses no more than these
-ATTEMPTS = 8
+ATTEMPTS, MALFORMED_ATTEMPTS = 8, 3  # of a call that fails, and of one whose answer is no chat completion
 INSPECT_RETRIES = 6
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0  # between attempts; doubled from one to the next
-TOP_LOGPROBS = 20  # the most that OpenAI gives
 RETRIED = (408, 409, 425, 429)  # HTTP statuses worth another attempt, beside those of 500 and above
 REJECTED = (400, 413, 422)  # statuses that concern one request, not all: too long, filtered, too many choices
 HOPELESS = 128  # calls that fail one after the other before an endpoint is given up
@@ -34,17 +35,6 @@ PROVIDERS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How an endpoint is asked. `seconds` is the longest that one attempt may take."""
-
-    temperature: float
-    max_tokens: int
-    probabilities: bool = False  # of the first token
-    seconds: float = 300.0
-    connections: int = 64
-
-
 Endpoint = Callable[[Request, int], Awaitable[list[Response]]]  # (request, choices) -> so many responses, or fewer
 OnResponses = Callable[[list[tuple[str, Response]]], None]  # takes pairs of id and response
 
@@ -55,6 +45,10 @@ class UnreachableError(Exception):
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
         self.wait_s = wait_s
+
+
+class MalformedError(UnreachableError):
+    """The endpoint answered, and not with a chat completion: a few more attempts tell whether it ever will."""
 
 
 class RejectedError(Exception):
@@ -136,7 +130,7 @@ async def _persistently(endpoint: Endpoint, request: Request, choices: int) -> l
         try:
             return await endpoint(request, choices)
         except UnreachableError as error:
-            if attempt + 1 == ATTEMPTS:
+            if attempt + 1 == (MALFORMED_ATTEMPTS if isinstance(error, MalformedError) else ATTEMPTS):
                 return [Response(error=str(error))] * choices
             doubled = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
             await asyncio.sleep(doubled if error.wait_s is None else error.wait_s)
@@ -161,12 +155,11 @@ async def open_server(model: str, settings: Settings) -> AsyncIterator[Endpoint]
         raise hopeless(model, f"the environment variable {prefix}_{'API_KEY' if url else 'BASE_URL'} is not set")
     if not url.startswith(("http://", "https://")):
         raise hopeless(model, f"{prefix}_BASE_URL is no http address: {url}")
-    body: dict[str, Any] = {"model": name, "temperature": settings.temperature, "max_tokens": settings.max_tokens}
-    if settings.probabilities:
-        body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+    asked = asking(model, settings)
 
     async def call(request: Request, choices: int) -> list[Response]:
-        content = body | {"messages": request.messages} | ({"n": choices} if choices > 1 else {})
+        sent, with_system_turn = dict(asked.sent), asked.with_system_turn
+        content = {"model": name, **sent, "messages": asked.messages(request)} | ({"n": choices} if choices > 1 else {})
         try:
             async with asyncio.timeout(settings.seconds):
                 # `object`: the JSON as it is. The SDK's own type for it costs another 0.7 ms of CPU.
@@ -174,7 +167,10 @@ async def open_server(model: str, settings: Settings) -> AsyncIterator[Endpoint]
         except openai.APIStatusError as error:
             status, told = error.status_code, error.body
             message = told.get("message") if isinstance(told, Mapping) else None
-            reason = f"HTTP {status}: {complaint(str(message or error.response.text))}"
+            words = str(message or error.response.text)
+            reason = f"HTTP {status}: {complaint(words)}"
+            if status in REJECTED and asked.step_down(complaint(words, 2000), sent, with_system_turn):
+                return await call(request, choices)
             if status in RETRIED or status >= 500:
                 raise UnreachableError(reason, _seconds(error.response.headers.get("retry-after"))) from None
             raise RejectedError(reason) if status in REJECTED else hopeless(model, reason) from None
@@ -183,27 +179,76 @@ async def open_server(model: str, settings: Settings) -> AsyncIterator[Endpoint]
             raise UnreachableError(complaint(f"{type(cause).__name__}: {cause or 'no answer in time'}")) from None
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             reason = complaint(f"{type(error).__name__}: {error}")
-            raise UnreachableError(f"the response is not a chat completion ({reason})") from None
+            raise MalformedError(f"the response is not a chat completion ({reason})") from None
 
     async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=settings.seconds) as client:
         yield call
 
 
 def _responses(answer: Any) -> list[Response]:
-    """The choices of a chat completion. Raises UnreachableError if it has none, and other errors if it is none."""
+    """The choices of a chat completion. Raises MalformedError if it has none, and other errors if it is none."""
     choices = answer["choices"]
     tokens = (answer.get("usage") or {}).get("completion_tokens") if len(choices) == 1 else None
     if not choices:
-        raise UnreachableError("the response has no choices")
+        raise MalformedError("the response has no choices")
     responses = []
     for choice in choices:
-        text = choice["message"].get("content") or choice["message"].get("refusal") or ""
-        positions = (choice.get("logprobs") or {}).get("content") or [{}]
-        likely = positions[0].get("top_logprobs") or ()
-        first = {_printable(top["token"]): math.exp(top["logprob"]) for top in likely}
-        stop_reason = choice.get("finish_reason") or "unknown"
-        responses.append(Response(_printable(text).strip(), stop_reason, tokens, first or None))
+        message = choice["message"]
+        text, thought = _parts(message.get("content") or message.get("refusal") or "")
+        thought = message.get("reasoning_content") or message.get("reasoning") or thought
+        positions = [
+            (position.get("token"), {top["token"]: top["logprob"] for top in position.get("top_logprobs") or ()})
+            for position in (choice.get("logprobs") or {}).get("content") or ()
+        ]
+        responses.append(_response(text, thought, choice.get("finish_reason") or "unknown", tokens, positions))
     return responses
+
+
+def _parts(content: Any) -> tuple[str, str | None]:
+    """Text and reasoning of a message's content, which is a text or a list of parts."""
+    if isinstance(content, str):
+        return content, None
+    text, thought = "", ""
+    for part in content:
+        kind = part if isinstance(part, str) else part.get("type", "text")
+        if isinstance(part, str):
+            text += part
+        elif kind in ("text", "output_text", "refusal"):
+            text += part.get("text") or part.get("refusal") or ""
+        elif kind in ("thinking", "reasoning"):
+            inside = part.get(kind) or part.get("text") or ""
+            thought += _parts(inside)[0]
+    return text, thought or None
+
+
+def _response(
+    text: str,
+    thought: str | None,
+    stop_reason: str,
+    tokens: int | None,
+    positions: Sequence[tuple[str | None, Mapping[str, float]]],
+) -> Response:
+    """One choice as a response: the answer apart from its thought, and the probabilities of its first token.
+
+    `thought`: told apart by the endpoint; None where it may stand in the text. `positions`: each token of the reply, if
+    it is told, with log-probabilities of the likeliest in its place. They are used only where they belong to the
+    visible reply: not to a thought, nor to another text.
+    """
+    in_text, answer = (None, text) if thought is not None else split_thought(text)
+    told = "".join(token or "" for token, _ in positions).strip()
+    visible = answer.strip()
+    belongs = in_text is None and (visible.startswith(told) or told.startswith(visible)) and bool(visible)
+    first = positions[0][1] if positions and belongs else {}
+    thought = in_text if thought is None else thought.strip()
+    if not visible and thought is None and stop_reason in CUT_OFF:
+        thought = ""  # a thought that the endpoint does not show took all the tokens
+    return Response(
+        _printable(visible),
+        stop_reason,
+        tokens,
+        {_printable(token): math.exp(logprob) for token, logprob in first.items()} or None,
+        thought=thought if thought is None else _printable(thought),
+    )
 
 
 @asynccontextmanager
@@ -219,36 +264,38 @@ async def open_provider(model: str, settings: Settings) -> AsyncIterator[Endpoin
 
     # Inspect's cache stays off: it knows neither weights nor ids, and would give one answer a hundred times.
     config = GenerateConfig(
-        temperature=settings.temperature,
-        max_tokens=settings.max_tokens,
         max_connections=settings.connections,
         max_retries=INSPECT_RETRIES,
         attempt_timeout=math.ceil(settings.seconds),
-        logprobs=settings.probabilities or None,
-        top_logprobs=TOP_LOGPROBS if settings.probabilities else None,
     )
+    asked = asking(model, settings)
     try:
         provider: Any = get_model(model, config=config, memoize=False)
     except Exception as error:  # providers raise what they like
         raise hopeless(model, reason(error)) from None
 
     async def call(request: Request, choices: int) -> list[Response]:
-        several = GenerateConfig(num_choices=choices if choices > 1 else None)
+        sent, with_system_turn = dict(asked.sent), asked.with_system_turn
+        known = {"max_tokens" if name == "max_completion_tokens" else name: value for name, value in sent.items()}
+        others = {name: known.pop(name) for name in [*known] if name not in GenerateConfig.model_fields}
+        with_settings = GenerateConfig(num_choices=choices if choices > 1 else None, extra_body=others or None, **known)
         try:
-            output = await provider.generate(inspect_messages(request.messages), config=several)
+            output = await provider.generate(inspect_messages(asked.messages(request)), config=with_settings)
         except PrerequisiteError as error:
             raise hopeless(model, reason(error)) from None
         except Exception as error:
             status, last = getattr(error, "status_code", None), getattr(error, "last_attempt", None)
             if last is not None:  # Inspect has tried often enough
                 return [Response(error=reason(last.exception()))] * choices
+            if status in REJECTED and asked.step_down(reason(error), sent, with_system_turn):
+                return await call(request, choices)
             if status in REJECTED:
                 raise RejectedError(reason(error)) from None
             if isinstance(status, int) and 400 <= status < 500 and status not in RETRIED:
                 raise hopeless(model, reason(error)) from None
             raise UnreachableError(reason(error)) from None
         if output.error or not output.choices:
-            raise UnreachableError(complaint(output.error or "the response has no choices"))
+            raise MalformedError(complaint(output.error or "the response has no choices"))
         return inspect_responses(output)
 
     async with provider:
@@ -272,10 +319,14 @@ def inspect_responses(output: Any) -> list[Response]:
     tokens = output.usage.output_tokens if output.usage and len(output.choices) == 1 else None
     responses = []
     for choice in output.choices:
-        positions = choice.logprobs.content if choice.logprobs else None
-        likely = (positions[0].top_logprobs if positions else None) or ()
-        first = {top.token: math.exp(top.logprob) for top in likely}
-        responses.append(Response(_printable(choice.message.text).strip(), choice.stop_reason, tokens, first or None))
+        content = choice.message.content
+        thoughts = [] if isinstance(content, str) else [part.reasoning for part in content if part.type == "reasoning"]
+        positions = [
+            (position.token, {top.token: top.logprob for top in position.top_logprobs or ()})
+            for position in (choice.logprobs.content if choice.logprobs else ())
+        ]
+        thought = "\n".join(thoughts) if thoughts else None
+        responses.append(_response(choice.message.text, thought, choice.stop_reason, tokens, positions))
     return responses
 
 

@@ -1,6 +1,7 @@
 """Who is asked what: the completions that are wanted of a model, and how the missing ones are sampled."""
 
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,8 @@ from spillover.config import BASE, Sampling
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
 from spillover.models import Request, Response
-from spillover.models.endpoint import Settings, ask_all
+from spillover.models.asking import Settings, asked_with, left_out_line
+from spillover.models.endpoint import ask_all
 from spillover.models.load import Model, folder_hash, load_model, load_tokenizer
 from spillover.models.prompts import check_prompts
 from spillover.records import Cell, Completion
@@ -174,12 +176,16 @@ def sample_completions(
         )
 
     if model.folder is None:
-        settings = Settings(sampling.temperature, sampling.max_new_tokens)
-        ask_all(model.name, by_prompt(missing.values()), settings, take)
+        ask_all(model.name, by_prompt(missing.values()), endpoint_settings(sampling), take)
     elif missing:
         for responses in _sampled(model, by_prompt(wanted.values()), sampling, missing):
             take(responses)
     return failures
+
+
+def endpoint_settings(sampling: Sampling) -> Settings:
+    """How an endpoint is asked for completions."""
+    return Settings(sampling.temperature, sampling.max_new_tokens)
 
 
 def _sampled(
@@ -231,6 +237,8 @@ def sample(
     failures = sample_completions(
         model, wanted, settings, lambda rows: completions.update({row.id: row for row in rows})
     )
+    if line := left_out_line(f"model {model.name}", asked_with(model.name, endpoint_settings(settings))):
+        warnings.warn(line, stacklevel=2)
     if failures:
         raise SpilloverError(
             f"model {model.name}: {len(failures)} of {len(wanted)} completions could not be had, even after retries "
