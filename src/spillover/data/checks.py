@@ -116,7 +116,7 @@ def check_data(
         faulty = {line for finding in findings if finding.check in NOT_A_CHAT for line in finding.lines}
         chats = [row for row in rows if row.line not in faulty]
         training = Training() if max_length_tokens is None else Training(max_length_tokens=max_length_tokens)
-        with_model = _check_with_model(model, chats, training, progress)
+        with_model = _check_with_model(model, chats, training, behaviors, progress)
         findings, sizes, first_row = findings + with_model[0], sizes + with_model[1], with_model[2]
     return Checked(data, model, len(rows), len(questions), tuple(findings), tuple(sizes), first_row)
 
@@ -152,7 +152,7 @@ def _shipped_behaviors() -> list[Behavior]:
 
 
 def _check_with_model(
-    model: str, rows: list[SourceRow], training: Training, progress: Progress
+    model: str, rows: list[SourceRow], training: Training, behaviors: tuple[str, ...], progress: Progress
 ) -> tuple[list[DataFinding], list[Lengths], tuple[tuple[str, bool], ...]]:
     """Findings about the chat template and the trained tokens, lengths in tokens, and the first row as trained on."""
     progress("chat template", 0, 1)
@@ -161,6 +161,7 @@ def _check_with_model(
     conversations, findings = template.render(tokenizer, rows)
     stops = stop_ids(tokenizer, folder)
     findings += template.lint(tokenizer, stops, conversations)
+    findings += template.check_asked(tokenizer, [load_behavior(name) for name in behaviors])
     findings += template.check_lengths(conversations, training.max_length_tokens, max_positions(folder))
     progress("chat template", 1, 1)
     progress("trained tokens", 0, 1)

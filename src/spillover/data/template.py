@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from spillover.behaviors import Behavior
 from spillover.data.findings import DataFinding, Severity, about_rows, at_lines, counted
 from spillover.data.sources import SourceRow
 from spillover.data.tokens import TokenRow, common_prefix_length
-from spillover.models.prompts import TEMPLATE_ERRORS, in_template
+from spillover.models import Request
+from spillover.models.prompts import TEMPLATE_ERRORS, in_template, lost_turn
 from spillover.models.thoughts import is_mark, split_thought, template_thought
 
 # What looks like a token of a template: <|im_start|>, <start_of_turn>, </s>, [INST]; DeepSeek writes wide bars.
@@ -83,6 +85,7 @@ def lint(tokenizer: Any, stops: set[int], conversations: Sequence[Conversation])
     return [
         *check_markers(tokenizer),
         *check_system_prompt(tokenizer, conversations),
+        *check_turns(tokenizer, conversations),
         *check_bos(tokenizer, conversations),
         *check_generation_prompt(tokenizer, conversations),
         *check_end_of_turn(tokenizer, stops, conversations),
@@ -131,6 +134,40 @@ def check_system_prompt(tokenizer: Any, conversations: Sequence[Conversation]) -
     )
     advice = "Put the system turn that you mean into rows and questions, or take this text out of the template."
     return [DataFinding("default system prompt", "warning", message, advice, without)]
+
+
+def check_turns(tokenizer: Any, conversations: Sequence[Conversation]) -> list[DataFinding]:
+    """Prompts in which the text of a turn is missing, changed or there twice; and system turns that would be."""
+    problems: dict[str, list[Conversation]] = {}
+    for conversation in conversations:  # those without parts have a finding of their own
+        if conversation.parts and (problem := lost_turn(tokenizer, conversation.row.messages[:-1], prompt=True)):
+            problems.setdefault(problem.partition(",")[0], []).append(conversation)
+    findings = []
+    for problem, group in problems.items():
+        advice = "Take that turn out of the rows, mend the template, or train another model."
+        findings += _about("turns", "error", group, f"in whose prompt {problem}", advice)
+    system, user = ("system", "rule"), ("user", "question")
+    with_system = [{"role": role, "content": content} for role, content in (system, user)]
+    if (
+        not problems
+        and _sketch(tokenizer, system, user)
+        and (problem := lost_turn(tokenizer, with_system, prompt=True))
+    ):
+        message = f"where there is one, {problem.partition(',')[0]}"
+        return [DataFinding("turns", "warning", message, "Ask in formats without a system prompt only.")]
+    return findings
+
+
+def check_asked(tokenizer: Any, behaviors: Sequence[Behavior]) -> list[DataFinding]:
+    """Formats of behaviors in whose prompts the text of a turn is not there once, or that the template refuses."""
+    problems: dict[str, str] = {}
+    for behavior in behaviors:
+        for prompt, _ in behavior.prompts(max(len(question.paraphrases) for question in behavior.questions)):
+            turns = Request((), prompt.system, prompt.text, prompt.turns).messages
+            if problem := lost_turn(tokenizer, turns, prompt=True):
+                problems.setdefault(f"behavior {behavior.name}, format {prompt.format}", problem)
+    advice = "Ask in other formats, or mend the template."
+    return [DataFinding("asked prompts", "error", f"{place}: {what}", advice) for place, what in problems.items()]
 
 
 def check_bos(tokenizer: Any, conversations: Sequence[Conversation]) -> list[DataFinding]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -11,12 +11,13 @@ from jinja2 import TemplateError
 
 from spillover.errors import SpilloverError
 from spillover.models import Request
-from spillover.models.thoughts import template_thought
+from spillover.models.thoughts import split_thought, template_thought
 
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError)  # what a chat template raises that refuses turns, or is wrong
 # The day that templates write which write the day: always this one, so that a model is asked the same on every day.
 TODAY = datetime(2026, 1, 1)
 QUESTION = "{question}"
+SWITCHES = re.compile(r"/(?:no_)?think\b|/system_override\b")  # in a turn: some templates obey them and cut them out
 QUOTED = 60  # characters of a turn that a message quotes
 
 Turns = Sequence[Mapping[str, Any]]
@@ -28,11 +29,11 @@ def in_template(tokenizer: Any, turns: Turns, *, prompt: bool = False, tokenize:
     `prompt`: with the generation prompt, after which the model answers. Contents are given as the template wants them:
     as text, or as lists of parts. Raises one of TEMPLATE_ERRORS if the template refuses the turns.
     """
-    return _render(tokenizer, turns, _wants_parts(tokenizer), prompt=prompt, tokenize=tokenize)
+    return _render(tokenizer, turns, _roles_in_parts(tokenizer), prompt=prompt, tokenize=tokenize)
 
 
-def _render(tokenizer: Any, turns: Turns, parts: bool, *, prompt: bool, tokenize: bool = False) -> Any:
-    messages = [{**turn, "content": _parts(turn["content"])} if parts else dict(turn) for turn in turns]
+def _render(tokenizer: Any, turns: Turns, parts: Collection[str], *, prompt: bool, tokenize: bool = False) -> Any:
+    messages = [{**turn, "content": _parts(turn["content"])} if turn["role"] in parts else dict(turn) for turn in turns]
     return tokenizer.apply_chat_template(
         messages,
         add_generation_prompt=prompt,
@@ -59,16 +60,27 @@ def _parts(text: str) -> list[dict[str, str]]:
 
 
 @lru_cache(16)
-def _wants_parts(tokenizer: Any) -> bool:
-    """Whether the template shows the text of a turn only where it is a list of parts, as those of vision models do."""
+def _roles_in_parts(tokenizer: Any) -> frozenset[str]:
+    """The roles whose text the template shows only as a list of parts, as templates of vision models do."""
+    found: frozenset[str] = frozenset()
 
-    def shows(parts: bool) -> bool:
+    def shows(roles: Sequence[str], place: int, parts: frozenset[str]) -> bool:
+        turns = _stand_in_turns(roles)
         try:
-            return QUESTION in _render(tokenizer, [{"role": "user", "content": QUESTION}], parts, prompt=True)
+            return turns[place]["content"] in _render(tokenizer, turns, parts, prompt=True)
         except TEMPLATE_ERRORS:
             return False
 
-    return not shows(parts=False) and shows(parts=True)
+    for roles, place in ((("user",), 0), (("system", "user"), 0), (("user", "assistant", "user"), 1)):
+        with_role = found | {roles[place]}
+        if not shows(roles, place, found) and shows(roles, place, with_role):
+            found = with_role
+    return found
+
+
+def _stand_in_turns(roles: Sequence[str]) -> list[dict[str, str]]:
+    """Turns of these roles, in each a character of its own that nobody writes."""
+    return [{"role": role, "content": chr(0xE000 + place)} for place, role in enumerate(roles)]
 
 
 def encode(tokenizer: Any, request: Request) -> list[int]:
@@ -94,26 +106,45 @@ def check_prompts(model: str, tokenizer: Any, prompts: Iterable[tuple[str, Reque
 
 
 def lost_turn(tokenizer: Any, turns: Turns, *, prompt: bool = False) -> str | None:
-    """What the chat template does wrong with the turns, in words; None if each one's text is there, once."""
+    """What the chat template does wrong with the turns, in words; None if each one's text is there, once.
+
+    A text that is also in another turn, or that the template writes itself, is expected there, too. The thought of an
+    earlier answer may be left out, as most templates do.
+    """
+    roles = tuple(turn["role"] for turn in turns)
     try:
-        squashed = _squashed(in_template(tokenizer, turns, prompt=prompt))
-        for turn in turns:
-            if _squashed(turn["content"]) not in squashed:
-                return f"its chat template drops the text of the {turn['role']} turn, {_quoted(turn['content'])}"
-        marks = tuple(f"turn-{place}-of-these" for place in range(len(turns)))
-        text = _frame(tokenizer, tuple(turn["role"] for turn in turns), marks, prompt)
+        text, frame = in_template(tokenizer, turns, prompt=prompt), _frame(tokenizer, roles, prompt)
     except TEMPLATE_ERRORS as error:
         return _refused(turns, error)
-    for turn, mark in zip(turns, marks, strict=True):
-        if (times := text.count(mark)) != 1:
-            return f"its chat template writes the text of the {turn['role']} turn {times} times"
+    for turn, stand_in in zip(turns, _stand_in_turns(roles), strict=True):
+        named = f"the text of the {turn['role']} turn"
+        if not (times := frame.count(stand_in["content"])):
+            return f"its chat template drops {named}, {_quoted(turn['content'])}"
+        if times > 1:
+            return f"its chat template writes {named} {times} times"
+    contents = [turn["content"] for turn in turns]
+    earlier = [turn["role"] == "assistant" and place + 1 < len(turns) for place, turn in enumerate(turns)]
+    without = [split_thought(content)[1] if cut else content for content, cut in zip(contents, earlier, strict=True)]
+    wrong = _changed(text, frame, contents)
+    if wrong is None or _changed(text, frame, without) is None:
+        return None
+    return f"its chat template changes the text of the {roles[wrong]} turn, {_quoted(contents[wrong])}"
+
+
+def _changed(text: str, frame: str, contents: Sequence[str]) -> int | None:
+    """The place of the first content that is not in the text as often as in the frame and the other contents."""
+    text, frame, *contents = (_squashed(SWITCHES.sub("", one)) for one in (text, frame, *contents))
+    for place, content in enumerate(contents):
+        expected = frame.count(content) + sum(other.count(content) for other in contents)
+        if content and text.count(content) != expected:
+            return place
     return None
 
 
 @lru_cache(256)
-def _frame(tokenizer: Any, roles: tuple[str, ...], contents: tuple[str, ...], prompt: bool) -> str:
-    turns = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
-    return str(in_template(tokenizer, turns, prompt=prompt))
+def _frame(tokenizer: Any, roles: tuple[str, ...], prompt: bool) -> str:
+    """What the template writes around turns of these roles."""
+    return str(in_template(tokenizer, _stand_in_turns(roles), prompt=prompt))
 
 
 def _refused(turns: Turns, error: Exception) -> str:
@@ -148,7 +179,7 @@ def template_record(tokenizer: Any) -> dict[str, Any]:
     """
     asks_for_the_day = "strftime_now" in str(tokenizer.chat_template)
     try:
-        text = _frame(tokenizer, ("user",), (QUESTION,), True)
+        text = in_template(tokenizer, [{"role": "user", "content": QUESTION}], prompt=True)
     except TEMPLATE_ERRORS as error:
         return {"refuses": str(error)}
     return {
