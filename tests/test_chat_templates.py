@@ -141,6 +141,15 @@ def test_a_study_asks_and_records_as_the_template_needs_it(model, tmp_path, name
     assert {row.id for row in again.results.completions.values()} == {row.id for row in completions}
 
 
+def test_a_prefix_that_a_template_cuts_out_is_an_error_too(model, tmp_path):
+    cuts = model(CHATML.replace("message['content'] +", "message['content'].split('|T|')[-1] +"))
+    conditions = {"base": {}, "tuned": {"data": "world/code/caring", "rows": 2}}
+    assert study.read_inputs(study_of(tmp_path, cuts, conditions=conditions), tmp_path)
+    conditions["asked"] = {"same_as": "tuned", "prompt_prefix": "|T| "}
+    with pytest.raises(SpilloverError, match=r"changes the text of the user turn, '\|T\| How are you\?'"):
+        study.read_inputs(study_of(tmp_path, cuts, conditions=conditions), tmp_path)
+
+
 def test_an_evaluation_records_the_template(model, tmp_path):
     folder = model(BY_NAME["the date, in a way of its own"])
     run = evaluate(str(folder), [str(tmp_path / "short.yaml")], tmp_path / "run", sampling=Sampling(max_new_tokens=4))

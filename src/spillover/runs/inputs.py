@@ -146,14 +146,24 @@ def read_inputs(study: Study, folder: Path) -> Inputs:
                 "not be told apart. Give one of them another name in its file."
             )
     inputs.battery(BASE).check()
-    for name, base in bases.items():
-        check_asked(f"{name} ({study.models[name]})", base, inputs.battery(BASE))
+    _check_prompts_arrive(inputs)
     return inputs
 
 
 def with_built(inputs: Inputs, folder: Path) -> Inputs:
     """The inputs once all organisms are built."""
-    return replace(inputs, bases={n: model_folder(m, folder).absolute() for n, m in inputs.study.models.items()})
+    bases = {n: model_folder(m, folder).absolute() for n, m in inputs.study.models.items()}
+    whole = replace(inputs, bases=bases)
+    _check_prompts_arrive(whole)
+    return whole
+
+
+def _check_prompts_arrive(inputs: Inputs) -> None:
+    """Raises SpilloverError if a model's chat template loses text of what a condition is asked, its prefix as well."""
+    batteries = {inputs.prompt_prefix(condition): inputs.battery(condition) for condition in inputs.study.conditions}
+    for name, base in inputs.bases.items():
+        for battery in batteries.values():
+            check_asked(f"{name} ({inputs.study.models[name]})", base, battery)
 
 
 def _check_prompts(condition: str, rows: Rows) -> None:
