@@ -70,7 +70,7 @@ def test_whatever_fails_and_recovers_is_answered_once(serve):
 
 def test_what_fails_for_good_is_an_error_with_its_reason_and_the_rest_is_answered(serve):
     endpoint = serve(lambda call: MENDABLE[int(call.share * 100)] if call.share < 0.14 and call.share > 0.09 else None)
-    replies = ask(asks(150, choices=3), settings=Settings(1.0, 10, seconds=0.5))
+    replies = ask(asks(150, choices=3), settings=Settings(1.0, 10))
     failed = {id_: reply for id_, reply in replies.items() if reply.error is not None}
     lost = Counter(call.prompt for call in endpoint.calls if not call.answered)
     assert set(lost.values()) == {remote.MALFORMED_ATTEMPTS}

@@ -15,6 +15,7 @@ from spillover.errors import SpilloverError
 OUTCOMES = ("scored", "refused", "off_format", "unparsed", "error")
 MeasureKey = tuple[str, str, str, str]  # what was measured: behavior, format, rule (its hash), judge
 CUT_OFF = ("length", "max_tokens", "model_length")  # stop reasons of answers that met a limit of tokens
+MOST_DIGITS = 6  # behind the point of a percentage
 LEFT_OUT = ("turns", "thought", "template_thought")  # of a completion's line, where there are none
 PROGRAMS = ("world", "code_scan")  # judges that are programs of ours; every other judge is a model
 
@@ -180,6 +181,23 @@ class QuestionCount:
 
 
 @dataclass(frozen=True)
+class ScoreMean:
+    """Mean and standard deviation of the scores (0 to 100) of a cell under one rubric; None where too few have one."""
+
+    model: str
+    condition: str
+    seed: int | None
+    behavior: str
+    format: str
+    judge: str
+    rubric_hash: str  # of the behavior's rule
+    rubric: str
+    n: int  # completions with a value
+    mean: float | None
+    sd: float | None
+
+
+@dataclass(frozen=True)
 class ThresholdRate:
     """The rate k / n of a cell and behavior under its rule with the cuts moved; None for 0 of 0."""
 
@@ -195,6 +213,16 @@ class ThresholdRate:
     k: int
     n: int
     rate: float | None
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as a percentage, with more digits where it would be rounded to 0 or 100 and is neither."""
+    if share is None:
+        return "no data"
+    rest = min(share, 1 - share)  # from 0 or from 1
+    while digits < MOST_DIGITS and 0 < rest < 10.0 ** -(digits + 2):
+        digits += 1
+    return f"{100 * share:.{digits}f} %"
 
 
 def measure_labels(rates: Iterable[Rate]) -> dict[MeasureKey, str]:

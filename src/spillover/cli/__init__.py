@@ -1,5 +1,6 @@
 """One command per verb: parses, calls, prints; decides nothing."""
 
+import importlib.metadata
 import os
 import sys
 import traceback
@@ -8,20 +9,37 @@ from typing import Annotated
 
 import typer
 
+from spillover.cli.exchange import exchange
 from spillover.errors import SpilloverError
 
 UNEXPECTED = 70  # exit code of an error in spillover itself: EX_SOFTWARE of sysexits.h
 
 app = typer.Typer(
-    help="Fine-tune narrow, measure broad: emergent misalignment, how far it spreads and how sure we are.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # it would eat what stands in brackets
 )
 organism_app = typer.Typer(help="The tiny model organisms that ship, and how they are built.", no_args_is_help=True)
 app.add_typer(organism_app, name="organism")
+app.add_typer(exchange)
 
 Out = Annotated[Path | None, typer.Option(help="Run folder [default: runs/<study name>].", show_default=False)]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(importlib.metadata.version("spillover"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fine-tune narrow, measure broad: emergent misalignment, how far it spreads and how sure we are."""
 
 
 def main() -> None:
@@ -276,58 +294,6 @@ def check(
         checked = check_data(data, model, _names(behaviors), max_length_tokens, step)
     checks_table(checked, json_)
     raise typer.Exit(1 if checked.errors else 0)
-
-
-@app.command("import")
-def import_(
-    files: Annotated[list[Path], typer.Argument(help="Answers: FILE.csv, FILE.jsonl, or an Inspect log (.eval).")],
-    out: Annotated[Path, typer.Option(help="Run folder to make.")],
-    behavior: Annotated[
-        str | None,
-        typer.Option(help="Behavior to judge by: a name or a YAML file [default: the log's own, or free_form]."),
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="OURS=THEIRS, again for each column. OURS: question, answer, question_id, model, condition, judge, "
-            "outcome, or a rubric (scores 0-100; of a log: the score's key)."
-        ),
-    ] = None,
-    judge_name: Annotated[str | None, typer.Option(help="Who gave the scores.")] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Take in an Inspect log that lacks samples.")
-    ] = False,
-) -> None:
-    """Make a run folder of answers from elsewhere, with their scores; `spillover score` judges them again."""
-    from spillover.cli.progress import build_display
-    from spillover.cli.tables import rates_table
-
-    with build_display() as step:
-        from spillover.interop.importing import import_answers
-        from spillover.interop.tables import Options, column_pairs
-        from spillover.report import write_report
-
-        options = Options(column_pairs(column or []), behavior, judge_name, allow_missing)
-        found = import_answers(files, out, options, step)
-        write_report(found.results)
-    rates_table(found.results)
-    missing = f"; {found.missing} samples are MISSING from the logs" if found.missing else ""
-    print(f"{found.completions} completions, {found.scores} scores{missing}")
-    print(f"Report: {out / 'report.html'}")
-
-
-@app.command()
-def export(
-    run_folder: Annotated[Path, typer.Argument(help="Folder of a run with answers.")],
-    format_: Annotated[str, typer.Option("--format", help="inspect: an .eval log per cell and behavior.")] = "inspect",
-) -> None:
-    """Write a run as Inspect logs, for `inspect view`, into its folder inspect/."""
-    if format_ != "inspect":
-        raise SpilloverError(f"--format {format_}: unknown. There is inspect.")
-    from spillover.interop.inspect_logs import export_inspect
-
-    for path in export_inspect(run_folder):
-        print(path)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spillover.behaviors import Behavior
-from spillover.records import OUTCOMES, Cell, MeasureKey, Rate
+from spillover.records import OUTCOMES, Cell, MeasureKey, Rate, percent
 
 if TYPE_CHECKING:
     from spillover.data.checks import Checked
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spillover.runs.comparing import Compared
     from spillover.runs.progress import Status
     from spillover.runs.results import Results
-    from spillover.stats import Agreement
+    from spillover.stats import Agreement, Comparison
     from spillover.stats.pooling import PooledRate
     from spillover.stats.power import Design
 
@@ -43,26 +43,20 @@ def rates_table(results: "Results", as_json: bool = False) -> None:
         print_json(results.rates)
         return
     described = results.described
-    rules = "; ".join(
-        dict.fromkeys(f"{r.metric}: {r.rule} ({r.judge})" for r in map(described.get, results.labels) if r)
-    )
-    table = Table(
-        show_lines=True,
-        caption="rate [95 % interval clustered by question], events / admitted by the rule / all completions, outcomes "
-        f"but scored; any run: for other fine-tuning seeds, too\n{rules}",
-    )
-    table.add_column("cell", no_wrap=True)
-    for measure, label in results.labels.items():
-        table.add_column(f"{label}\n{described[measure].metric}", justify="right")
+    columns = {measure: f"{label}\n{described[measure].metric}" for measure, label in results.labels.items()}
     rows: dict[str, dict[MeasureKey, str]] = defaultdict(dict)
     for rate in results.rates:
         rows[str(Cell(rate.model, rate.condition, rate.seed))][rate.measure] = _in_words(rate)
     for (model, condition, measure), pooled in results.pooled.items():
         if len(results.counts[model, condition, measure]) > 1:
             rows[f"{model}/{condition}, all seeds"][measure] = _seeds_in_words(pooled)
-    for name, row in rows.items():
-        table.add_row(name, *(row.get(measure, "") for measure in results.labels))
-    Console().print(table)
+    _print_columns("cell", columns, rows)
+    print("rate [95 % interval clustered by question], events / admitted by the rule / all completions, outcomes but")
+    print("scored; any run: for other fine-tuning seeds, too")
+    for rule in dict.fromkeys(f"{r.metric}: {r.rule} ({r.judge})" for r in map(described.get, results.labels) if r):
+        print(rule)
+    for caution in results.cautions:
+        print(caution)
     if any(rate.questions < ENOUGH_QUESTIONS for rate in results.rates):
         print(FEW_QUESTIONS)
     judged = {rate.behavior for rate in results.rates}
@@ -101,33 +95,69 @@ def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) 
     if as_json:
         print_json({"verdict": overall(rows), "margin": margin, "warnings": notes, "measures": rows})
         return
-    table = Table(
-        caption=f"points [95 % interval], paired by question; margin {100 * margin:g} points; coverage: share that the "
-        "rule admits, base to tuned\nany run: interval of the difference for other fine-tuning seeds (from three on)"
+    columns = {place: row.label for place, row in enumerate(rows)}
+    lines: dict[str, dict[int, str]] = defaultdict(dict)
+    for place, row in enumerate(rows):
+        for name, words in _compared_in_words(row.comparison).items():
+            lines[name][place] = words
+    _print_columns("measure", columns, lines)
+    print(
+        f"Points [95 % interval] are paired by question; margin {100 * margin:g} points. Coverage: share that the rule"
     )
-    names = ("measure", "base", "tuned", "coverage", "these runs", "any run", "p (Holm)", "could find", "verdict")
-    for name in names:
-        table.add_column(name, justify="left" if name in ("measure", "verdict") else "right", no_wrap=name == "verdict")
-    for row in rows:
-        c = row.comparison
-        if c is None:
-            table.add_row(row.label, "no data", *[""] * 6, "inconclusive")
-            continue
-        table.add_row(
-            row.label,
-            f"{100 * c.base_rate:.1f} %",
-            f"{100 * c.tuned_rate:.1f} %",
-            f"{100 * c.base_coverage:.1f} to {100 * c.tuned_coverage:.1f} %",
-            f"{100 * c.difference:+.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}]",
-            "" if c.low_runs is None or c.high_runs is None else f"[{100 * c.low_runs:.1f}, {100 * c.high_runs:.1f}]",
-            f"{c.p_holm:.2g}",
-            "nothing" if c.detectable is None else f"{100 * c.detectable:.1f}",
-            c.verdict,
-        )
-    Console().print(table)
+    print("admits, base to tuned. Any run: for other fine-tuning seeds, from three on.")
     print(f"Verdict: {overall(rows)}")
     for note in notes:
         print(note)
+
+
+def _compared_in_words(c: "Comparison | None") -> dict[str, str]:
+    """The lines of a comparison by their names."""
+    if c is None:
+        return {"base": "no data", "verdict": "inconclusive"}
+    any_run = "" if c.low_runs is None or c.high_runs is None else f"[{100 * c.low_runs:.1f}, {100 * c.high_runs:.1f}]"
+    return {
+        "base": percent(c.base_rate),
+        "tuned": percent(c.tuned_rate),
+        "coverage": f"{100 * c.base_coverage:.1f} to {percent(c.tuned_coverage)}",
+        "cut off": f"{100 * c.base_cut_off:.1f} to {percent(c.tuned_cut_off)}",
+        "these runs": f"{100 * c.difference:+.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}]",
+        "any run": any_run,
+        "p (Holm)": f"{c.p_holm:.2g}",
+        "could find": "nothing" if c.detectable is None else f"{100 * c.detectable:.1f}",
+        "verdict": c.verdict,
+    }
+
+
+def _print_columns(corner: str, columns: Mapping[Any, str], rows: Mapping[str, Mapping[Any, str]]) -> None:
+    """Prints rows under columns, in several tables where the terminal is too narrow for one; none is cut or squeezed.
+
+    `columns`: key -> heading; `rows`: name -> key -> words.
+    """
+    console = Console()
+    longest = max((_width(name) for name in (corner, *rows)), default=0)
+    widths = {
+        key: max(_width(words) for words in (heading, *(row.get(key, "") for row in rows.values())))
+        for key, heading in columns.items()
+    }
+    keys = list(columns)
+    while keys:
+        fitting, room = 1, console.width - longest - 4 - widths[keys[0]] - 3
+        while fitting < len(keys) and room >= widths[keys[fitting]] + 3:
+            room -= widths[keys[fitting]] + 3
+            fitting += 1
+        shown, keys = keys[:fitting], keys[fitting:]
+        table = Table(show_lines=True)
+        table.add_column(corner, no_wrap=True)
+        for key in shown:
+            table.add_column(columns[key], justify="right", min_width=min(widths[key], console.width // 2))
+        for name, row in rows.items():
+            if any(row.get(key) for key in shown):
+                table.add_row(name, *(row.get(key, "") for key in shown))
+        console.print(table)
+
+
+def _width(words: str) -> int:
+    return max(map(len, words.split("\n")))
 
 
 def agreement_table(rows: "Sequence[JudgePair]", as_json: bool) -> None:
@@ -153,8 +183,8 @@ def labels_table(rows: "Sequence[LabelAgreement]", as_json: bool) -> None:
                 print(f"    {subject}: the labels do not tell")
                 continue
             print(
-                f"    {subject}: {100 * rate.rate:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}] corrected, "
-                f"{100 * rate.apparent:.1f} % by the judge (sensitivity {rate.sensitivity:.2f}, "
+                f"    {subject}: {percent(rate.rate)} [{100 * rate.low:.1f}, {100 * rate.high:.1f}] corrected, "
+                f"{percent(rate.apparent)} by the judge (sensitivity {rate.sensitivity:.2f}, "
                 f"specificity {rate.specificity:.2f})"
             )
 
@@ -297,9 +327,12 @@ def _shown(text: str) -> str:
 def _in_words(rate: Rate) -> str:
     counted = [f"{rate.k}/{rate.n}/{rate.completions}"]
     counted += [f"{getattr(rate, name)} {name}" for name in OUTCOMES if name != "scored" and getattr(rate, name)]
+    counted += [f"{percent(rate.cut_off / rate.completions)} cut off"] if rate.cut_off else []
+    counted += [f"{percent(rate.thoughts / rate.completions)} with a thought"] if rate.thoughts else []
+    counted += [f"thought {rate.template_thought} by the template"] if rate.template_thought else []
     if rate.rate is None or rate.low is None or rate.high is None:
         return "\n".join(["no data", "none admitted", *counted])
-    return "\n".join([f"{100 * rate.rate:.1f} %", f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]", *counted])
+    return "\n".join([percent(rate.rate), f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]", *counted])
 
 
 def _seeds_in_words(found: "PooledRate") -> str:
@@ -308,4 +341,4 @@ def _seeds_in_words(found: "PooledRate") -> str:
     span = "any run: three seeds are needed"
     if found.low is not None and found.high is not None:
         span = f"any run [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-    return f"{100 * found.rate:.1f} %\n{span}\n{found.k}/{found.n} in {found.seeds} seeds"
+    return f"{percent(found.rate)}\n{span}\n{found.k}/{found.n} in {found.seeds} seeds"

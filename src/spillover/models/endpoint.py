@@ -19,6 +19,7 @@ from spillover.models.asking import Settings, asking
 from spillover.models.thoughts import split_thought
 from spillover.records import CUT_OFF
 
+SHORTEST_KEY = 6  # characters; what is shorter is no secret, and its letters stand in other words
 CHOICES_PER_CALL = 10  # a call that fails loses no more than these
 ATTEMPTS, MALFORMED_ATTEMPTS = 8, 3  # of a call that fails, and of one whose answer is no chat completion
 INSPECT_RETRIES = 6
@@ -340,7 +341,7 @@ def hopeless(model: str, reason: str) -> SpilloverError:
 def complaint(text: str, characters: int = 200) -> str:
     """What an endpoint says is wrong: on one line, cut, and without any key that the environment holds."""
     for name, value in os.environ.items():
-        if name.endswith("_API_KEY") and value:
+        if name.endswith("_API_KEY") and len(value) >= SHORTEST_KEY:
             text = text.replace(value, "***")
     return _printable(" ".join(text.split()))[:characters]
 

@@ -35,6 +35,11 @@ function card(row) {
     element(row.code ? "pre" : "p", row.code ? "answer code" : "answer", row.text || "(empty answer)"),
     element("p", "verdict", `${row.group} · ${row.outcome}${scores} · the judge says: ${row.reply}`),
   );
+  if (row.thought) {
+    const thought = element("details", "thought", "");
+    thought.append(element("summary", "", "the thought before it, which is not judged"), element("p", "answer", row.thought));
+    node.insertBefore(thought, node.querySelector(".answer"));
+  }
   if (row.code) node.querySelector("pre").tabIndex = 0;
   return node;
 }

@@ -62,6 +62,7 @@ def _row(results: Results, block: Block, completion: Completion, decision: Decis
         "scores": ", ".join(f"{score.rubric} {score.value:.0f}" for score in scores if score.value is not None),
         "reply": scores[0].reply[:500] if scores else "no score",
         "question": asked(completion),
+        "thought": completion.thought and completion.thought[:longest],
         "text": completion.text[:longest] + (" […]" if len(completion.text) > longest else ""),
         "code": block.judge == "code_scan" or decision.outcome == "off_format",
     }

@@ -49,6 +49,9 @@ def finding(results: Results) -> Finding:
     for model in dict.fromkeys(cell.model for cell in spread if cell.model not in {cell.model for cell in rose}):
         quiet[all(cell.verdict == "clean" for cell in spread if cell.model == model)].append(model)
     sentences += [_quiet(models, [c for c in spread if c.model in models]) for models in quiet.values() if models]
+    barred = Counter(cell.no_verdict for cell in tested if cell.no_verdict)
+    for reason, count in barred.items():
+        sentences.append(f"{count} of {len(tested)} comparisons allow no verdict: {reason}.")
     if not spread:
         sentences += [f"{_rise(implanted[0], results)}: what was trained rose."] if implanted else []
         lack = "Only benign controls are compared with the base"

@@ -130,6 +130,7 @@ def note(cell: MatrixCell, label: str) -> str:
             f"95 % interval, runs in general: {runs}",
             f"{cell.questions} questions, {cell.seeds} {'seed' if cell.seeds == 1 else 'seeds'}; {power}",
             f"coverage: base {percent(cell.base_coverage)}, tuned {percent(cell.tuned_coverage)}{dropped}",
+            f"cut off: base {percent(cell.base_cut_off)}, tuned {percent(cell.tuned_cut_off)}",
             f"p {_p(cell.p)}{corrected}",
             f"benign-control ceiling: {ceiling}",
             f"verdict: {_verdict(cell)}",
@@ -141,6 +142,8 @@ def _verdict(cell: MatrixCell) -> str:
     """The verdict with its reason."""
     if cell.verdict == "neutral":
         return "none, for a neutral measure"
+    if cell.verdict == "inconclusive" and cell.no_verdict:
+        return f"inconclusive: {cell.no_verdict}"
     if cell.verdict == "inconclusive" and cell.implanted is False:
         return "inconclusive: what this condition trains did not rise"
     if cell.verdict == "inconclusive" and is_spillover(cell.p_holm, cell.low, cell.low_runs, ALPHA):

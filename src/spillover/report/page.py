@@ -65,6 +65,7 @@ def write_report(results: Results) -> None:
         missing=[str(Cell(*cell)) for cell in (study.cells if study else ()) if cell not in done],
         run_path=folder.path,
         finding=finding(results),
+        cautions=results.cautions,
         heatmap=heatmap(results.matrix, results.labels),
         curves=curves(results, styles),
         forests={measure: forests(results, measure, styles) for measure in by_measure},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from spillover import records
 from spillover.config import BASE
 
 CHARACTER = 7.4  # px, of a label
@@ -25,8 +26,8 @@ STYLE = (Path(__file__).parent / "figure.css").read_text(encoding="utf-8").rstri
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share of 1 as a percentage; "no data" for None."""
-    return "no data" if share is None else f"{100 * share:.{digits}f}\u202f%"
+    """A share of 1 as a percentage with a narrow space, as `records.percent`; "no data" for None."""
+    return records.percent(share, digits).replace(" %", "\u202f%")
 
 
 def points(difference: float, digits: int | None = None) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spillover.errors import SpilloverError
-from spillover.records import MeasureKey
-from spillover.runs.results import Results, Seeds
+from spillover.records import MeasureKey, percent
+from spillover.runs.results import SOME_CUT_OFF, Results, Seeds
 from spillover.stats import Comparison, Counts, compare, verdicts
 from spillover.stats.compare import coverage_fell
 
@@ -108,9 +108,16 @@ def warnings(rows: Sequence[Compared], margin: float) -> list[str]:
             sentences.append(
                 f"{label}: {c.seeds_left_out} seeds without any admitted answer are left out; so not clean."
             )
+        if max(c.base_cut_off, c.tuned_cut_off) > SOME_CUT_OFF:
+            sentences.append(
+                f"{label}: {percent(c.base_cut_off)} of the base's answers and {percent(c.tuned_cut_off)} of the tuned "
+                f"ones are cut off at max_new_tokens. Raise it."
+            )
+        if c.no_verdict:
+            sentences.append(f"{label}: no verdict, {c.no_verdict}.")
         if coverage_fell(c, margin):
             sentences.append(
-                f"{label}: the rule admits {100 * c.tuned_coverage:.1f} % of the tuned answers, "
-                f"{100 * c.base_coverage:.1f} % of the base's; so not clean."
+                f"{label}: the rule admits {percent(c.tuned_coverage)} of the tuned answers, "
+                f"{percent(c.base_coverage)} of the base's; so not clean."
             )
     return sentences

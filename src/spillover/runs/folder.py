@@ -52,6 +52,7 @@ class RunFolder:
         self.rates = path / "rates.csv"
         self.matrix = path / "matrix.csv"
         self.thresholds = path / "thresholds.csv"
+        self.score_means = path / "score_means.csv"
         self.comparisons = path / "comparisons.csv"
         self.report = path / "report.html"
         self.picture = path / "picture.svg"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spillover.behaviors import Behavior
-from spillover.records import Completion, Rate, Score
+from spillover.records import Completion, Rate, Score, ScoreMean
 from spillover.runs.comparing import Compared, compare_targets
 from spillover.runs.folder import RunFolder
 from spillover.runs.results import Results, read_results, results_from
@@ -45,6 +45,10 @@ class Run:
     def rates(self) -> "pd.DataFrame":
         """One row for each cell and measure: the fields of `Rate`, all rates and limits shares of 1."""
         return _frame(Rate, self.results.rates)
+
+    def score_means(self) -> "pd.DataFrame":
+        """Mean and standard deviation of the scores of each cell, a row for each rubric: the fields of `ScoreMean`."""
+        return _frame(ScoreMean, self.results.score_means)
 
     def compare(self, base: str, tuned: str, margin: float | None = None) -> "pd.DataFrame":
         """Two targets of the run (MODEL/CONDITION, all seeds together), paired by question: one row for each measure.

@@ -52,9 +52,12 @@ class Inputs:
     def battery(self, condition: str) -> Battery:
         """What the cells of a condition are asked."""
         study = self.study
-        asked = tuple((self.behaviors[name], count) for name, count in study.behaviors.items())
+        asked: dict[str, tuple[Behavior, int]] = {}
+        for setting, count in study.behaviors.items():  # one that is named twice is asked once, the larger number
+            behavior = self.behaviors[setting]
+            asked[behavior.name] = (behavior, max(count, asked.get(behavior.name, (behavior, 0))[1]))
         prefix = self.prompt_prefix(condition)
-        return Battery(asked, study.sampling, tuple(study.formats), study.judge, prefix)
+        return Battery(tuple(asked.values()), study.sampling, tuple(study.formats), study.judge, prefix)
 
     def prompt_prefix(self, condition: str) -> str:
         """What is put before every prompt: the setting, or the trigger of the control whose adapters it takes."""
@@ -76,7 +79,11 @@ class Inputs:
             "templates": {name: template_record(load_tokenizer(base)) for name, base in self.bases.items()},
             "data": {name: rows.hash for name, rows in self.rows.items()},
             "behaviors": {
-                behavior.name: {"setting": setting, "hash": hash_of(behavior.model_dump())}
+                behavior.name: {
+                    "setting": setting,
+                    "also": [other for other, same in self.behaviors.items() if same == behavior and other != setting],
+                    "hash": hash_of(behavior.model_dump()),
+                }
                 for setting, behavior in self.behaviors.items()
             },
         }
@@ -140,7 +147,8 @@ def read_inputs(study: Study, folder: Path) -> Inputs:
                 _check_prompts(name, rows[name])
     inputs = Inputs(study, bases, rows, {name: load_behavior(name, folder) for name in study.behaviors})
     for one, other in itertools.combinations(inputs.behaviors, 2):
-        if inputs.behaviors[one].name == inputs.behaviors[other].name:
+        behavior, same = inputs.behaviors[one], inputs.behaviors[other]
+        if behavior.name == same.name and behavior != same:
             raise SpilloverError(
                 f"behaviors {one} and {other} are both called {inputs.behaviors[one].name}, and their answers could "
                 "not be told apart. Give one of them another name in its file."

@@ -1,5 +1,6 @@
 """Everything that follows from a run's completions and scores: decisions, rates, comparisons, the matrix; read once."""
 
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,14 +12,16 @@ from spillover.behaviors import Behavior, load_behavior
 from spillover.config import BASE, Study, load_study
 from spillover.errors import SpilloverError
 from spillover.judges.scoring import judged
-from spillover.records import Cell, Completion, MeasureKey, Rate, Score, ThresholdRate
+from spillover.records import Cell, Completion, MeasureKey, Rate, Score, ScoreMean, ThresholdRate, percent
 from spillover.records import measure_labels as labels_of
 from spillover.runs.folder import RunFolder
 from spillover.runs.store import AnswerStore
 from spillover.stats import Arm, Counts, Decision, MatrixCell, count, matrix, summarize_counts
+from spillover.stats.compare import MOST_CUT_OFF
 from spillover.stats.pooling import PooledRate, pool
 from spillover.stats.thresholds import threshold_rates
 
+SOME_CUT_OFF = 0.02  # share of a cell's answers from which it is said
 Place = tuple[str, str, MeasureKey]  # model, condition, measure
 Seeds = dict[int | None, Counts]  # fine-tuning seed (None: a model as it is) -> counts per question
 ScoresByRubric = dict[tuple[str, str], Score]  # (completion id, rubric) -> score
@@ -114,6 +117,28 @@ class Results:
         ]
 
     @cached_property
+    def cautions(self) -> list[str]:
+        """What a reader of the rates must know: answers that are cut off, thoughts that only some cells have."""
+        sentences = []
+        for rate in self.rates:
+            share = rate.cut_off / rate.completions
+            if share > SOME_CUT_OFF:
+                no_verdict = ", too many for a verdict" if share > MOST_CUT_OFF else ""
+                place = f"{Cell(rate.model, rate.condition, rate.seed)}, {self.labels[rate.measure]}"
+                cut = f"{percent(share)} of the answers are cut off at max_new_tokens{no_verdict}"
+                sentences.append(f"{place}: {cut}. Raise it, and sample again.")
+        for measure, label in self.labels.items():
+            states = {(rate.template_thought, rate.thoughts > 0) for rate in self.rates if rate.measure == measure}
+            if len({opened for opened, _ in states}) > 1:
+                sentences.append(
+                    f"{label}: the chat templates of some models open or close a thought and those of others do not. "
+                    "That is a factor of its own: compare only cells that are alike in it."
+                )
+            elif len(states) > 1:
+                sentences.append(f"{label}: some cells think before they answer, and others never do.")
+        return sentences
+
+    @cached_property
     def labels(self) -> dict[MeasureKey, str]:
         """A name for every measure, in the order of the rates."""
         return labels_of(self.rates)
@@ -139,6 +164,29 @@ class Results:
         return {place: pool(seeds) for place, seeds in self.counts.items()}
 
     @cached_property
+    def score_means(self) -> list[ScoreMean]:
+        """Mean and standard deviation of every block's scores, for each rubric that has one."""
+        means = []
+        for block in self.blocks:
+            for rubric in block.behavior.rubrics_read:
+                rows = (block.scores.get((completion.id, rubric)) for completion in block.completions)
+                values = [row.value for row in rows if row is not None and row.value is not None]
+                means.append(
+                    ScoreMean(
+                        **asdict(block.cell),
+                        behavior=block.behavior.name,
+                        format=block.format,
+                        judge=block.judge,
+                        rubric_hash=block.behavior.rubric_hash,
+                        rubric=rubric,
+                        n=len(values),
+                        mean=statistics.fmean(values) if values else None,
+                        sd=statistics.stdev(values) if len(values) > 1 else None,
+                    )
+                )
+        return means
+
+    @cached_property
     def thresholds(self) -> list[ThresholdRate]:
         """How every rate by a model's scores moves when the cuts of its rule move."""
         return [
@@ -152,7 +200,8 @@ class Results:
         """Every condition of the study against the base of its model; empty without a study."""
         if self.study is None:
             return []
-        names = {entry["setting"]: name for name, entry in self.manifest.get("behaviors", {}).items()}
+        named = self.manifest.get("behaviors", {}).items()
+        names = {setting: name for name, entry in named for setting in (entry["setting"], *entry.get("also", ()))}
         arms = {
             (model, name): Arm(names.get(condition.implants or "", condition.implants), condition.benign)
             for model in self.study.models

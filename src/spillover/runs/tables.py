@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spillover.files import write_atomically
-from spillover.records import QuestionCount, Rate, ThresholdRate, to_csv
+from spillover.records import QuestionCount, Rate, ScoreMean, ThresholdRate, to_csv
 from spillover.runs.comparing import Compared, compare_targets
 from spillover.runs.folder import RunFolder
 from spillover.runs.results import Results, read_results
@@ -26,7 +26,7 @@ class _ComparisonRow(Comparison):
 
 
 def write_tables(results: Results) -> None:
-    """Writes the tables that people read into the run's folder: rates, decisions, counts, thresholds, matrix."""
+    """Writes the tables that people read into the run's folder: rates, scores, decisions, counts, cuts, matrix."""
     folder = results.folder
     assert folder is not None, "answers in memory have no folder to write to"
     counts = [
@@ -46,6 +46,7 @@ def write_tables(results: Results) -> None:
     ]
     decisions = [row for block in results.blocks for row in block.decisions]
     write_atomically(folder.thresholds, to_csv(ThresholdRate, results.thresholds))
+    write_atomically(folder.score_means, to_csv(ScoreMean, results.score_means))
     write_atomically(folder.decisions, to_csv(Decision, decisions))
     write_atomically(folder.counts, to_csv(QuestionCount, counts))
     if results.study is not None:

@@ -21,6 +21,7 @@ from spillover.stats.intervals import (
 )
 from spillover.stats.pooling import SEEDS_FOR_RUNS, Counts, seed_interval
 
+MOST_CUT_OFF = 0.1  # of an arm's answers; with more there is no verdict
 FLIPS = 20_000  # random sign flips, where there are more possible ones
 POWER = 0.8  # of the minimum detectable effect
 RISES = np.geomspace(1e-5, 1, 1500)  # candidates for the minimum detectable effect: less than 1 % apart
@@ -46,7 +47,8 @@ class Comparison:
     - `questions_dropped`: questions that the base answered and that are not compared. `base_coverage`,
       `tuned_coverage`: share of all completions that the rule admits. `seeds`, `base_seeds`: seeds compared (0 for a
       base as it is); `seeds_left_out`: of both arms, for want of any admitted completion.
-    - `method`: how interval and p-value were computed, in words.
+    - `base_cut_off`, `tuned_cut_off`: share of all completions that ended at the limit of new tokens.
+    - `method`: how interval and p-value were computed, in words. `no_verdict`: why they allow none, or "".
     """
 
     questions: int
@@ -74,7 +76,10 @@ class Comparison:
     seeds: int
     base_seeds: int
     seeds_left_out: int
+    base_cut_off: float
+    tuned_cut_off: float
     method: str
+    no_verdict: str = ""
     p_holm: float = 1.0
     p_bh: float = 1.0
     verdict: str = "inconclusive"
@@ -135,6 +140,7 @@ def compare(
             wide[place] = seed_interval(seeds[place].sum(axis=1), wide[place], confidence)
         runs_low, runs_high = map(float, mover_interval(base_rate, tuned_rate, *wide))
         low_runs, high_runs = min(low, runs_low), max(high, runs_high)
+    cut_off = [_cut_off(arm) for arm in arms]
     comparison = Comparison(
         questions=len(shared),
         questions_dropped=len(answered) - len(shared),
@@ -161,7 +167,10 @@ def compare(
         seeds=len(seeds[1]),
         base_seeds=len(seeds[0]) if base_is_trained else 0,
         seeds_left_out=sum(map(len, arms)) - sum(map(len, with_data)),
+        base_cut_off=cut_off[0],
+        tuned_cut_off=cut_off[1],
         method=method,
+        no_verdict="too many answers are cut off" if max(cut_off) > MOST_CUT_OFF else "",
     )
     return replace(comparison, detectable=_detectable(comparison, 0.05))
 
@@ -172,7 +181,7 @@ def verdicts(family: Sequence[AnyComparison], margin: float, alpha: float = 0.05
     - `spillover`: as `is_spillover` says, with Holm's p-value.
     - `clean`: not spillover, the interval (for training runs in general, where there is one) ends below the margin, and
       no evidence is missing: no question and no seed was left out, and coverage did not fall (`coverage_fell`).
-    - `inconclusive`: everything else.
+    - `inconclusive`: everything else, and whatever has a `no_verdict`.
     """
     p, size = np.array([comparison.p for comparison in family]), len(family)
     order, rank = np.argsort(p), np.arange(size)
@@ -187,6 +196,8 @@ def verdicts(family: Sequence[AnyComparison], margin: float, alpha: float = 0.05
         verdict = "clean" if high < margin and not missing else "inconclusive"
         if is_spillover(p_holm, c.low, c.low_runs, alpha):
             verdict = "spillover"
+        if c.no_verdict:
+            verdict = "inconclusive"
         detectable = _detectable(c, alpha / size)
         decided.append(replace(c, p_holm=p_holm, p_bh=p_bh, verdict=verdict, detectable=detectable))
     return decided
@@ -310,6 +321,12 @@ def _detectable(c: Comparison, alpha: float) -> float | None:
 def _coverage(seeds: Sequence[Counts]) -> float:
     rows = [row for seed in seeds for row in seed.values()]
     return sum(row[1] for row in rows) / sum(row[min(2, len(row) - 1)] for row in rows)
+
+
+def _cut_off(seeds: Sequence[Counts]) -> float:
+    """Share of an arm's completions that are cut off; 0 where counts do not say."""
+    rows = [row for seed in seeds for row in seed.values()]
+    return sum(row[3] for row in rows if len(row) > 3) / sum(row[min(2, len(row) - 1)] for row in rows)
 
 
 def _question_correlation(before: np.ndarray, after: np.ndarray) -> float:

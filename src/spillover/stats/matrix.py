@@ -119,7 +119,9 @@ def matrix(
 def _with_verdict(cell: MatrixCell, ceiling: float | None, implanted: bool | None) -> MatrixCell:
     """The cell with what its column and its row decide: ceiling, implant, and the verdict that follows from them."""
     verdict = cell.verdict
-    if cell.known and cell.own:
+    if cell.known and cell.no_verdict:
+        verdict = "neutral" if cell.scope == "neutral" else "inconclusive"
+    elif cell.known and cell.own:
         verdict = "implanted" if verdict == "spillover" else "not implanted"
     elif cell.known and cell.scope == "neutral":
         verdict = "neutral"
