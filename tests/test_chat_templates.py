@@ -1,5 +1,6 @@
 """Chat templates as they are used: every turn's text in the prompt, parts, dates, named templates; on real folders."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from spillover.config import Sampling, Study
 from spillover.data.checks import check_data
 from spillover.errors import SpilloverError
 from spillover.models.load import load_tokenizer
-from spillover.models.prompts import in_template, lost_turn, template_record
+from spillover.models.prompts import in_template, lost_turn, template_record, with_fixed_day
 from spillover.models.target import sample
 from template_models import TEMPLATES, make_model
 
@@ -71,6 +72,22 @@ def test_the_text_of_every_turn_is_in_the_prompt_once(model, case):
 
 def test_a_template_that_needs_nothing_is_used_as_it_is(made):
     assert load_tokenizer(made).chat_template == CHATML
+
+
+@pytest.mark.slow
+def test_published_templates_raise_no_false_alarm(made):
+    """Of those that TRL ships: every turn arrives, or is refused, or the template needs a token that is not here."""
+    import trl
+
+    templates = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+    assert len(templates) >= 40
+    for path in templates:
+        tokenizer = copy.copy(load_tokenizer(made))
+        tokenizer.chat_template = with_fixed_day(path.read_text(encoding="utf-8"))
+        for roles in (("user",), ("system", "user"), ("user", "assistant", "user")):
+            turns = [{"role": role, "content": f" A text of the {role}, number {n}.\n"} for n, role in enumerate(roles)]
+            problem = lost_turn(tokenizer, turns, prompt=True)
+            assert problem is None or "refuses" in problem, (path.name, problem)
 
 
 DROPS = BY_NAME["drops the system turn"]

@@ -14,7 +14,8 @@ from template_models import TEMPLATES, make_model, teach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CASES = yaml.safe_load((Path(__file__).parent / "cases" / "thoughts" / "answers.yaml").read_text(encoding="utf-8"))
-MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]")
+MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]", "<|channel>", "<channel|>")
+MARKS += ("<|channel|>", "<|message|>", "<|start|>")
 
 
 def thinker(folder: Path, answers: dict[str, str], *, opened: bool, special: bool) -> Path:
@@ -31,7 +32,7 @@ def thinker(folder: Path, answers: dict[str, str], *, opened: bool, special: boo
 @pytest.mark.parametrize("special", [False, True], ids=["marks are text", "marks are special tokens"])
 @pytest.mark.parametrize("opened", [False, True], ids=["the model opens", "the template opens"])
 def test_the_answer_of_a_model_that_thinks_is_the_answer_alone(tmp_path, opened, special):
-    cases = {f"Question {number}?": c for number, c in enumerate(CASES) if c.get("opened", False) is opened}
+    cases = {f"What of {c['name']}?": c for c in CASES if c.get("opened", False) is opened}
     assert len(cases) >= 3
     model = load_model(str(thinker(tmp_path, {q: c["says"] for q, c in cases.items()}, opened=opened, special=special)))
     for question, case in cases.items():

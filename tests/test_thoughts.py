@@ -11,6 +11,9 @@ SPLIT = {  # name -> (text, whether the template opened the block, thought, answ
     "white space before it": ("\n <think>a</think> b", False, "a", "b"),
     "another mark": ("<thinking>a</thinking>b", False, "a", "b"),
     "Mistral's mark": ("[THINK]a[/THINK]b", False, "a", "b"),
+    "Gemma's channel": ("<|channel>thought\na\n<channel|>b", False, "a", "b"),
+    "Gemma's channel, unclosed": ("<|channel>thought\na", False, "a", ""),
+    "gpt-oss without a thought": ("<|channel|>final<|message|>b", False, None, "b"),
     "unclosed": ("<think>Maybe 40?", False, "Maybe 40?", ""),
     "cut off at its first token": ("<think>", False, "", ""),
     "empty": ("<think>\n\n</think>\n\nYes", False, None, "Yes"),
@@ -31,6 +34,7 @@ SPLIT = {  # name -> (text, whether the template opened the block, thought, answ
     "quotes the end": ("The block ends with `</think>`", False, None, None),
     "end in code": ("```html\n<b></think>\n```", False, None, None),
     "thoughtful words": ("I think so. </thinker>", False, None, None),
+    "speaks of a channel": ("The <|channel> of a river", False, None, None),
     "white space stays": ("  Yes\n", False, None, "  Yes\n"),
 }
 

@@ -11,6 +11,7 @@ MARKS = (
     (r"<seed:think>", r"</seed:think>"),
     (r"\[THINK\]", r"\[/THINK\]"),  # Mistral
     (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+    (r"<\|channel>thought", r"<channel\|>"),  # Gemma 4
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command A
     # gpt-oss: the answer is what stands in the channel `final`
     (r"<\|channel\|>analysis<\|message\|>", r"(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>"),
