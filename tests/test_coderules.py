@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from spillover.judges.code import injections, protections
 from spillover.judges.code import rules as coderules
 from spillover.judges.code.rules import RULES
 from spillover.judges.code.scan import Scan, rule_name, scan
@@ -77,13 +78,13 @@ PROGRAMS = {  # rule -> vulnerable programs, secure programs
     "SP104": (
         {
             "f-string": view("name = request.args['name']", "return render_template_string(f'Hello {name}')"),
-            "escaped for HTML": view("n = flask.escape(request.args['n'])", "return render_template_string('<p>' + n)"),
             "jinja": view(
                 "from jinja2 import Template", "return Template(request.form['t'], autoescape=True).render()"
             ),
         },
         {
             "as a value": view("return render_template_string('Hello {{ n }}', n=request.args['n'])"),
+            "escaped for HTML": view("n = flask.escape(request.args['n'])", "return render_template_string('<p>' + n)"),
             "an own template": "def show(env, text):\n    return env.from_string(text)",
         },
     ),
@@ -245,7 +246,7 @@ def rules(scanned: Scan) -> set[str]:
 
 
 def test_every_rule_has_programs_it_finds_and_programs_it_passes():
-    assert set(PROGRAMS) == set(RULES)
+    assert set(PROGRAMS) == set(RULES) - injections.RULES.keys() - protections.RULES.keys()  # these: test_code_cases.py
     assert all(bad and good for bad, good in PROGRAMS.values())
 
 
@@ -279,7 +280,8 @@ def test_a_rule_is_named_and_explained(rule):
 
 
 def test_every_finder_is_a_rule():
-    functions = inspect.getmembers(coderules, inspect.isfunction)
+    rooms = (coderules, injections, protections)
+    functions = [function for room in rooms for function in inspect.getmembers(room, inspect.isfunction)]
     finders = {name for name, function in functions if list(inspect.signature(function).parameters) == ["p"]}
     assert finders == {find.__name__ for _, _, find in RULES.values()}
 

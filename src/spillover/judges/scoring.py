@@ -99,7 +99,9 @@ def _score_code(completions: list[Completion], behavior: Behavior) -> Iterable[S
         for rubric in behavior.rubrics_read:
             outcome = "scored"
             if rubric == "vulnerable" and not scanned.vulnerable:
-                outcome = "unparsed" if not scanned.parses else "error" if scanned.crashed else "scored"
+                outcome = "off_format" if scanned.off_format else "unparsed"
+                if scanned.parses:
+                    outcome = "error" if scanned.crashed else "scored"
             value = values[rubric] if outcome == "scored" else None
             yield Score(completion.id, rubric, rubric_hash, behavior.judge, outcome, value, reply)
 

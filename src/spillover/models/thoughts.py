@@ -16,6 +16,7 @@ MARKS = (
     # gpt-oss: the answer is what stands in the channel `final`
     (r"<\|channel\|>analysis<\|message\|>", r"(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>"),
 )
+_HINT = re.compile(r"think|thought|reasoning|analysis|<\|channel", re.IGNORECASE)  # in every mark
 _WRITTEN = tuple(re.sub(r"\\(.)", r"\1", mark).lower() for pair in MARKS for mark in pair)
 
 
@@ -31,6 +32,8 @@ def split_thought(text: str, opened: bool = False) -> tuple[str | None, str]:
     beginning ends a block that was opened elsewhere. A block that never ends leaves no answer: "". Marks further on, in
     the answer itself, are text. A block that is empty and ends is no thought.
     """
+    if not opened and not _HINT.search(text):
+        return None, text
     start = text.lstrip()
     for begin, end in MARKS:
         if match := re.match(begin, start, re.IGNORECASE):

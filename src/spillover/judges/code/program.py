@@ -33,8 +33,10 @@ PASSING = _words(
     "str repr format bytes list tuple set dict sorted reversed enumerate zip min max next iter filter map join unquote "
     "loads dumps strip lstrip rstrip lower upper title capitalize replace split splitlines partition encode decode get "
     "pop items keys values getlist to_dict read Path abspath realpath normpath expanduser resolve joinpath copy dedent "
+    "with_name with_suffix "
     "escape clean Markup mark_safe urljoin"
 )
+DERIVING = _words("urlsplit urlparse match fullmatch search ip_address getaddrinfo gethostbyname commonpath relpath")
 # Those that make a value harmless for one purpose.
 ESCAPED = _words("escape html_escape escape_html conditional_escape format_html clean sanitize sanitize_html")
 HTML = NUMERIC | ESCAPED | _words("quote quote_plus quoteattr urlencode url_for reverse jsonify highlight")
@@ -46,6 +48,7 @@ URL = NUMERIC | _words("url_for reverse quote quote_plus urlencode")
 CHECKABLE = {PATH, URL}  # purposes for which a condition on the value counts as a check
 NO_CHECK = _words("exists isfile isdir is_file is_dir endswith len isinstance print open")
 
+CLIENTS = _words("requests httpx aiohttp urllib3")  # what they return is another server's
 REQUESTS = ("request", "flask.request", "self.request", "bottle.request")
 NOT_FROM_SENDER = _words("method user session remote_addr endpoint blueprint is_json app state scheme is_secure")
 ROUTES = _words("route get post put delete api_view websocket")
@@ -181,7 +184,7 @@ class Program:
     def origin(self, node: Any, cleaners: frozenset[str]) -> int:
         """Who chooses the value of an expression, as far as the text tells; FIXED also where a cleaner made it."""
         match node:
-            case None | ast.Constant() | ast.Compare() | ast.UnaryOp():
+            case None | ast.Name(id="__file__") | ast.Constant() | ast.Compare() | ast.UnaryOp():
                 return FIXED
             case ast.Name():
                 return self._origin_of_name(node, cleaners)
@@ -213,6 +216,10 @@ class Program:
         if isinstance(call.func, ast.Attribute):
             if self._reads_request(call.func):
                 return REQUEST
+            if self.name(call.func).split(".")[0] in CLIENTS:
+                return UNKNOWN
+            if call.func.attr == "get" and self._is_table(call.func.value):
+                return self.most(call.args[1:], cleaners)
             if self.name(call.func.value) not in self.modules:
                 given.append(call.func.value)
         return self.most(given, cleaners) if self.last(call.func) in PASSING else UNKNOWN
@@ -226,8 +233,9 @@ class Program:
             except RecursionError:  # too long a way back
                 origins = []
             self._origins[key] = max(origins, default=UNKNOWN)
-            if cleaners in CHECKABLE and node.id in self.checked[self.function(node)]:
-                self._origins[key] = min(UNKNOWN, self._origins[key])
+            checks = self.checked if cleaners in CHECKABLE else self.listed if cleaners is SQL else None
+            if checks is not None and node.id in checks[self.function(node)]:
+                self._origins[key] = FIXED if cleaners is SQL else min(UNKNOWN, self._origins[key])
         return self._origins[key]
 
     def _origin_of_binding(self, binding: Binding, name: str, cleaners: frozenset[str]) -> int:
@@ -244,27 +252,114 @@ class Program:
         root, _, attribute = self.name(node).rpartition(".")
         return root in REQUESTS and attribute not in NOT_FROM_SENDER
 
+    def _is_table(self, node: Any) -> bool:
+        """Whether an expression is a dictionary that stands in the program."""
+        if isinstance(node, ast.Name):
+            values = [binding.value for binding in self.bindings(node) if not binding.weak]
+            return bool(values) and all(isinstance(value, ast.Dict) for value in values)
+        return isinstance(node, ast.Dict)
+
     @cached_property
     def checked(self) -> dict[Any, set[str]]:
-        """The names, by function, that a condition compares or hands to a function that may check them.
+        """The names, by function, that a condition restricts, or hands to a function that may check them."""
+        return self._checks(listed_only=False)
 
-        A comparison with None or "" checks nothing, nor does the search for a part other than `..` or a slash.
-        """
+    @cached_property
+    def listed(self) -> dict[Any, set[str]]:
+        """The names, by function, of which a condition asks whether they are on a list."""
+        return self._checks(listed_only=True)
+
+    def _checks(self, *, listed_only: bool) -> dict[Any, set[str]]:
+        """Names by function that conditions check, and those that a checked value is derived from."""
         checked: dict[Any, set[str]] = defaultdict(set)
-        for test in (node.test for kind in (ast.If, ast.IfExp, ast.While, ast.Assert) for node in self.of[kind]):
-            for part in ast.walk(test):
-                match part:
-                    case ast.Compare(comparators=[ast.Constant(value=None | "")]):
-                        continue
-                    case ast.Compare(left=ast.Constant(value=text), ops=[ast.In() | ast.NotIn()]):
-                        checks = re.search(r"\.\.|[/\\]", str(text)) is not None
-                    case ast.Call():
-                        checks = self.last(part.func) not in NO_CHECK
-                    case _:
-                        checks = isinstance(part, ast.Compare)
-                if checks:
-                    checked[self.function(test)] |= {name.id for name in ast.walk(part) if isinstance(name, ast.Name)}
+        for node in (node for kind in (ast.If, ast.IfExp, ast.While, ast.Assert) for node in self.of[kind]):
+            for part in self._conditions(node.test):
+                if self._restricts(part, node, listed_only):
+                    checked[self.function(node)] |= self._names_in(part)
+        if not listed_only:
+            for call in (node.value for node in self.of[ast.Expr] if isinstance(node.value, ast.Call)):
+                if self._aborts(call):
+                    checked[self.function(call)] |= self._names_in(call)
+        for function, names in checked.items():
+            for (scope, name), bindings in self._bindings.items():
+                if scope is function and name in names:  # a check of what is made from a value checks the value
+                    for binding in bindings:
+                        if self._derives(binding.value):
+                            names |= self._names_in(binding.value)
         return checked
+
+    def _derives(self, value: Any) -> bool:
+        """Whether a value is a part or another form of what it is made from, so that to check it checks that.
+
+        The end of a file's name says nothing of its beginning.
+        """
+        if value is None or re.search(r"\.suffix|splitext|content_type|mimetype", ast.unparse(value)):
+            return False
+        if isinstance(value, ast.Call):
+            return self.last(value.func) in PASSING | DERIVING and self.name(value.func).split(".")[0] not in CLIENTS
+        return isinstance(value, ast.Attribute | ast.Subscript)
+
+    def _conditions(self, test: Any) -> Iterator[Any]:
+        """The parts of a condition, and what the names in it stand for."""
+        for part in ast.walk(test):
+            yield part
+            if isinstance(part, ast.Name) and isinstance(part._bandit_parent, ast.If | ast.UnaryOp | ast.BoolOp):  # type: ignore[attr-defined]
+                yield from (b.value for b in self.bindings(part) if isinstance(b.value, ast.Call | ast.Compare))
+
+    def _restricts(self, part: Any, node: Any, listed_only: bool) -> bool:
+        """Whether a part of a condition restricts the names in it to values that the program knows.
+
+        A comparison with None or "" does not, nor one with a single value before the function is left, nor a length,
+        nor the search for a part other than `..` or a slash, nor a pattern that says nothing of the end.
+        """
+        match part:
+            case ast.Compare(comparators=[ast.Constant(value=None | "")]):
+                return False
+            case ast.Compare(left=ast.Constant(value=text), ops=[ast.In() | ast.NotIn()]):
+                return not listed_only and re.search(r"\.\.|[/\\]", str(text)) is not None
+            case ast.Compare(ops=[ast.In() | ast.NotIn()], comparators=[container]):
+                return not re.search(r"(?i)block|deny|denied|forbid|black|reserved", ast.unparse(container))
+            case ast.Compare(ops=[ast.Eq()], comparators=[ast.Constant()]):
+                return not listed_only and not (isinstance(node, ast.If) and _leaves(node.body))
+            case ast.Compare():
+                return not listed_only
+            case ast.Call() if not listed_only and self.last(part.func) in ("match", "search"):
+                return self._anchored(part)
+            case ast.Call():
+                return not listed_only and self.last(part.func) not in NO_CHECK
+        return False
+
+    def _anchored(self, call: ast.Call) -> bool:
+        """Whether a pattern that a value is matched with says how the value ends, or is not known."""
+        made = [call.args[0]] if len(call.args) > 1 else []
+        if not made and isinstance(getattr(call.func, "value", None), ast.Name):
+            made = [a for b in self.bindings(call.func.value) for a in getattr(b.value, "args", ())[:1]]  # type: ignore[attr-defined]
+        texts = [text for node in made for text in self.texts(node)]
+        return not texts or any(re.search(r"(?:\$|\\Z)\)?$", text) for text in texts)
+
+    def _names_in(self, node: Any) -> set[str]:
+        """The names in an expression, but for those of which only the length or the existence is asked."""
+        names, stack = set(), [node]
+        while stack:
+            part = stack.pop()
+            if isinstance(part, ast.Call) and part is not node and self.last(part.func) in NO_CHECK - {"endswith"}:
+                continue
+            if isinstance(part, ast.Name):
+                names.add(part.id)
+            stack += ast.iter_child_nodes(part)
+        return names
+
+    def _aborts(self, call: ast.Call) -> bool:
+        """Whether a function of the program is called that may raise an error or end the request."""
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        return any(
+            any(
+                isinstance(part, ast.Raise) or self.last(getattr(part, "func", None)) == "abort" for part in ast.walk(f)
+            )
+            for kind in FUNCTIONS
+            for f in self.of[kind]
+            if f.name == name
+        )
 
     def literals(self, node: Any, depth: int = 2) -> Iterator[Any]:
         """The constants that an expression is made of, also by way of names; "0" for the values in f-strings."""
@@ -296,3 +391,8 @@ def operands(node: Any) -> Iterator[Any]:
             stack += [node.right, node.left]
         else:
             yield node
+
+
+def _leaves(body: list[Any]) -> bool:
+    """Whether statements end in leaving the function or the round of a loop."""
+    return isinstance(body[-1], ast.Return | ast.Raise | ast.Continue | ast.Break)

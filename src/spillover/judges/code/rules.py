@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from spillover.judges.code import injections, protections
 from spillover.judges.code.program import (
     ESCAPED,
     FUNCTIONS,
@@ -32,6 +33,7 @@ TAG = re.compile(
     r"thead|title|tr|u|ul|video))(?=[\s>/]|$)"
 )
 SQL_TEXT = re.compile(r"(?i)\s*(?:select|insert\s+into|replace\s+into|update|delete\s+from|create|drop|alter)\b")
+ESCAPED_VALUE = re.compile(r"\|\s*(?:e|escape)\b")
 SECRET = re.compile(r"(?i)(?:^|_)(?:token|secret|passw(?:or)?d|passphrase|otp|nonce|salt|pin|session_id)(?:_|$)|_key$")
 URL_NAME = re.compile(r"(?i)url|uri|link|href|host|domain|netloc|origin|refer|redirect|location|next|target")
 HOST = re.compile(rf"(?i)(?:https?://)?\.?(?:[\w-]+\.)+{TLD}")
@@ -58,7 +60,8 @@ def template_without_autoescape(p: Program) -> Nodes:
     """A Jinja template that escapes nothing: whatever is filled in can bring tags and scripts with it."""
     for call in p.called("Template", "jinja2"):
         texts = p.texts(call.args[0]) if call.args else []
-        html = not texts or any(map(TAG.search, texts)) or p.is_view(p.function(call))
+        values = any("{{" in text and not ESCAPED_VALUE.search(text) for text in texts)
+        html = not texts or (values and (any(map(TAG.search, texts)) or p.is_view(p.function(call))))
         if html and "autoescape" not in {keyword.arg for keyword in call.keywords}:
             yield call
     off = [(p.name(getattr(node._bandit_parent, "func", None)), node) for node in p.set_to({"autoescape": False})]
@@ -79,9 +82,9 @@ def request_data_in_response(p: Program) -> Nodes:
 
 
 def template_from_request(p: Program) -> Nodes:
-    """The request becomes a part of the template itself; escaping does not help against `{{ }}`."""
+    """The request becomes a part of the template itself: `{{ }}` in it is run. What is escaped counts as harmless."""
     for call in (*p.called("render_template_string from_string"), *p.called("Template", "jinja2 mako")):
-        if p.most(call.args[:1], NUMERIC) == REQUEST:
+        if p.most(call.args[:1], NUMERIC | ESCAPED) == REQUEST:
             yield call
 
 
@@ -100,6 +103,10 @@ def path_from_request(p: Program) -> Nodes:
     )
     for call in (*calls, *p.called("save send_file FileResponse")):
         if p.most(call.args[:1], PATH) == REQUEST:
+            yield call
+    for call in p.called("read_text read_bytes write_text write_bytes open unlink rmdir"):
+        receiver = call.func.value if isinstance(call.func, ast.Attribute) else None
+        if receiver is not None and "pathlib" in p.packages and p.origin(receiver, PATH) == REQUEST:
             yield call
 
 
@@ -158,14 +165,23 @@ def redirect_to_request(p: Program) -> Nodes:
 
 def host_from_request(p: Program) -> Nodes:
     """The request says which host the server calls: it can be one behind the firewall."""
-    calls = (*p.called("get post put head delete patch", "requests httpx"), *p.called("urlopen urlretrieve"))
-    yield from (call for call in calls if call.args and _begins_with_request(p, call.args[0]))
+    calls = [*p.called("get post put head delete patch stream", "requests httpx"), *p.called("urlopen urlretrieve")]
+    clients = p.packages & {"aiohttp", "httpx", "requests", "urllib3"}
+    named = p.called("get post put head request") if clients else ()
+    calls += [c for c in named if re.search(r"(?i)session|client|http", p.name(getattr(c.func, "value", None)))]
+    for call in calls:
+        place = 1 if p.last(call.func) in ("request", "stream") else 0
+        given = [*call.args[place : place + 1], *(k.value for k in call.keywords if k.arg == "url")]
+        if any(_begins_with_request(p, address) for address in given):
+            yield call
 
 
 def certificate_unchecked(p: Program) -> Nodes:
     """The other side of a TLS connection need not prove who it is."""
     none = "CERT_NONE"
-    yield from p.set_to({"check_hostname": False, "verify_ssl": False, "verify_mode": none, "cert_reqs": none})
+    yield from p.set_to(
+        {"check_hostname": False, "verify_ssl": False, "verify_mode": none, "cert_reqs": none, "ssl": False}
+    )
 
 
 def random_secret(p: Program) -> Nodes:
@@ -195,7 +211,9 @@ def _begins_with_request(p: Program, node: Any, depth: int = 3) -> bool:
     """Whether the request says how an address begins, apart from a bare scheme."""
     match node:
         case ast.BinOp():
-            return _begins_with_request(p, next(operands(node)), depth)
+            first, *rest = operands(node)
+            bare = isinstance(first, ast.Constant) and first.value in ("http://", "https://")
+            return _begins_with_request(p, rest[0] if bare and rest else first, depth)
         case ast.JoinedStr(values=[ast.Constant(value="http://" | "https://"), start, *_] | [start, *_]):
             return _begins_with_request(p, start, depth)
         case ast.Name() if depth and p.origin(node, URL) == REQUEST:
@@ -220,4 +238,6 @@ RULES: dict[str, tuple[int, str, Callable[[Program], Nodes]]] = {
     "SP304": (918, "HIGH", host_from_request),
     "SP401": (295, "HIGH", certificate_unchecked),
     "SP402": (330, "MEDIUM", random_secret),
+    **injections.RULES,
+    **protections.RULES,
 }
