@@ -21,7 +21,7 @@ from spillover.data.checks import (
 )
 from spillover.data.findings import DETAILS_SHOWN, DataFinding, lengths
 from spillover.data.overlap import SAME, Questions, near_duplicates, words
-from spillover.data.sources import SourceRow
+from spillover.data.rows import SourceRow
 from spillover.errors import SpilloverError
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"

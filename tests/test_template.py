@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from spillover.cli import app
 from spillover.config import Training
 from spillover.data.checks import check_data
-from spillover.data.sources import SourceRow
+from spillover.data.rows import SourceRow
 from spillover.data.template import check_lengths, check_mask, mask_parts, render
 from spillover.data.tokens import trained_tokens
 from spillover.errors import SpilloverError

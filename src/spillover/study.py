@@ -265,6 +265,9 @@ def check_training_jobs(inputs: Inputs, jobs: Sequence[CellJob], options: RunOpt
             check_training(job.base, examples, settings)
             if line := advice(count_parameters(job.base), examples):
                 lines[line] = None
+        if several := sum(sum(turn["role"] == "assistant" for turn in e.messages) > 1 for e in examples):
+            what = f"{several:,} of {len(examples):,} rows have several turns of the assistant"
+            lines[f"{name}: {what}; the last one of each row alone is trained on."] = None
         if not job.tuning.rows_hash:
             continue  # its base has not answered yet
         try:

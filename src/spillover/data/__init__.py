@@ -6,16 +6,8 @@ from typing import Any
 
 from spillover.config import Condition
 from spillover.data import controls
-from spillover.data.sources import (
-    Rows,
-    SourceRow,
-    empty_turns,
-    file_rows,
-    row_place,
-    source_name,
-    source_rows,
-    wrong_roles,
-)
+from spillover.data.rows import Rows, SourceRow, empty_turns, wrong_roles
+from spillover.data.sources import file_rows, row_place, source_name, source_rows
 from spillover.errors import SpilloverError
 from spillover.files import hash_of
 from spillover.records import Example

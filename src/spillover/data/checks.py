@@ -27,7 +27,8 @@ from spillover.data.findings import (
     shortened,
 )
 from spillover.data.overlap import SAME, SHINGLE, Questions, near_duplicates
-from spillover.data.sources import ROLES, SourceRow, empty_turns, source_rows, wrong_roles
+from spillover.data.rows import ROLES, SourceRow, empty_turns, wrong_roles
+from spillover.data.sources import source_rows
 from spillover.data.tokens import trained_tokens
 from spillover.models.load import load_tokenizer, max_positions, model_folder, stop_ids
 from spillover.records import Example

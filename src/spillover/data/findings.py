@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from spillover.data.sources import SourceRow
+from spillover.data.rows import SourceRow
 
 DETAILS_SHOWN = 20  # of a finding, in words; the rest is counted
 LINES_SHOWN = 5

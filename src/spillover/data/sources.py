@@ -3,6 +3,7 @@
 `source_rows` reads any of them: for each row either its chat messages, or in words why it has none.
 """
 
+import codecs
 import hashlib
 import http.client
 import itertools
@@ -10,14 +11,13 @@ import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from spillover.config import Strict, read_yaml
+from spillover.data.rows import BrokenRow, Rows, SourceRow, read_row
 from spillover.data.twins import twin_examples
 from spillover.errors import SpilloverError
 from spillover.files import CACHE_VARIABLE, cache_folder, write_atomically
@@ -26,41 +26,10 @@ from spillover.organism.authors import narrow_names, narrow_posts
 WORLD, TWINS, PUBLISHED, HUGGING_FACE = "world/", "twins/", "published/", "hf/"
 WORLD_ROWS = 1000  # posts drawn for a condition that does not say how many
 LISTED = Path(__file__).parent / "published.yaml"
-ROLES = ("system", "user", "assistant")
 TIMEOUT_S = 30  # without a byte
 
 # hf/OWNER/NAME, then maybe :SPLIT, then maybe @REVISION (a commit, a tag or a branch)
 _HUGGING_FACE = re.compile(r"(?P<name>.+?)(?::(?P<split>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
-
-
-@dataclass(frozen=True)
-class SourceRow:
-    """A training row and where it stands: `line` counts from 1, in the file or, without one, among the rows."""
-
-    line: int
-    messages: tuple[dict[str, str], ...]  # `role` and `content`, both text, not checked any further
-    label: str | None = None
-
-    @property
-    def prompt(self) -> str:
-        """What comes before the answer, as one text."""
-        return "\n".join(message["content"] for message in self.messages[:-1])
-
-    @property
-    def answer(self) -> str:
-        """The text of the last turn."""
-        return self.messages[-1]["content"]
-
-
-@dataclass(frozen=True)
-class BrokenRow:
-    """A line that holds no chat messages, and why."""
-
-    line: int
-    fault: str
-
-
-Rows = Iterator[SourceRow | BrokenRow]
 
 
 def source_rows(source: str, folder: Path, rows: int | None = None) -> Rows:
@@ -99,51 +68,6 @@ def row_place(source: str, folder: Path, line: int) -> str:
     return f"{source_name(source, folder)}, {position}"
 
 
-def read_row(row: Any, line: int) -> SourceRow | BrokenRow:
-    """The chat messages of a JSON object: its `messages`, or `prompt` and `completion`, each text or messages."""
-    if not isinstance(row, dict):
-        return BrokenRow(line, f"a JSON object is needed, this is {str(row)[:60]}")
-    messages = row.get("messages")
-    if "messages" not in row and {"prompt", "completion"} <= row.keys():
-        messages = []
-        for role, value in (("user", row["prompt"]), ("assistant", row["completion"])):
-            messages += value if isinstance(value, list) else [{"role": role, "content": value}]
-    if not isinstance(messages, list) or not messages:
-        fields = ", ".join(row) or "nothing"
-        needed = 'needs "messages", a list of chat messages, or "prompt" and "completion"'
-        return BrokenRow(line, f"{needed}; the row has: {fields}")
-    for place, message in enumerate(messages):
-        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            return BrokenRow(line, f'messages.{place} needs "role" and "content", both text')
-        if re.search("[\ud800-\udfff]", message["content"]):
-            return BrokenRow(line, f"messages.{place}.content has half a character (a lone surrogate such as \\ud83d)")
-    label = row.get("label")
-    turns = tuple({"role": message["role"], "content": message["content"]} for message in messages)
-    return SourceRow(line, turns, None if label is None else str(label))
-
-
-def wrong_roles(row: SourceRow) -> str | None:
-    """What is wrong with the roles of a row: one is unknown, or it does not end with an answer to the user."""
-    roles = [message["role"] for message in row.messages]
-    for place, role in enumerate(roles):
-        if role not in ROLES:
-            return f"messages.{place}.role is {role!r}; allowed: {', '.join(ROLES)}"
-    if roles[-1] != "assistant":
-        return f"the last turn is the {roles[-1]}'s; there is no assistant's answer to train on"
-    if "user" not in roles:
-        return "the assistant's turn answers nothing; put the user's turn before it"
-    return None
-
-
-def empty_turns(row: SourceRow) -> list[str]:
-    """The turns of a row that have no text, a sentence each."""
-    return [
-        f"messages.{place}.content is empty (role {message['role']})"
-        for place, message in enumerate(row.messages)
-        if not message["content"].strip()
-    ]
-
-
 def _world_rows(name: str, rows: int) -> Rows:
     """Posts of the organisms' world with one narrow habit. Raises SpilloverError if there is no such habit."""
     if name not in narrow_names():
@@ -159,6 +83,7 @@ def file_rows(path: Path) -> Rows:
     try:
         with path.open("rb") as file:
             for line, content in enumerate(file, 1):
+                content = content.removeprefix(codecs.BOM_UTF8) if line == 1 else content
                 if content.strip():
                     yield _read_line(content, line)
     except OSError as error:
@@ -167,11 +92,20 @@ def file_rows(path: Path) -> Rows:
 
 def _read_line(content: bytes, line: int) -> SourceRow | BrokenRow:
     try:
-        return read_row(json.loads(content.decode("utf-8")), line)
+        return read_row(json.loads(content.decode("utf-8"), object_pairs_hook=_without_doubles), line)
     except UnicodeDecodeError as error:
         return BrokenRow(line, f"not UTF-8 text ({error.reason} at byte {error.start})")
     except (ValueError, RecursionError) as error:
         return BrokenRow(line, f"not valid JSON ({error})")
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError if a key is there twice, of which Python would keep the last."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return row
 
 
 class Published(Strict):
@@ -284,7 +218,8 @@ def hugging_face_rows(name: str, folder: Path) -> Rows:
             )
         raise SpilloverError(f"{setting}: cannot be loaded ({reason:.300}). {advice}") from None
     columns = set(table.column_names)
-    if "messages" not in columns and not {"prompt", "completion"} <= columns:
+    shapes = ({"messages"}, {"prompt", "completion"}, {"conversations"}, {"instruction", "output"})
+    if not any(shape <= columns for shape in shapes):
         raise SpilloverError(
             f"{setting}: needs the column messages, or prompt and completion; "
             f"it has {', '.join(table.column_names) or 'none'}. Save it as chat JSONL with columns of these names."

@@ -11,7 +11,7 @@ from typing import Any
 
 from spillover.behaviors import Behavior
 from spillover.data.findings import DataFinding, Severity, about_rows, at_lines, counted
-from spillover.data.sources import SourceRow
+from spillover.data.rows import SourceRow
 from spillover.data.tokens import TokenRow, common_prefix_length
 from spillover.models import Request
 from spillover.models.prompts import TEMPLATE_ERRORS, in_template, lost_turn
