@@ -57,7 +57,7 @@ ONLY_IN = {
     "fsspec": {"runs/shared.py"},
     "tokenizers": {"organism/"},
     "huggingface_hub": {"models/load.py"},
-    "peft": {"models/load.py", "finetuning/"},
+    "peft": {"models/load.py", "models/effect.py", "finetuning/"},
     "trl": {"finetuning/"},
     "datasets": {"finetuning/", "data/"},
     "bandit": {"judges/code/scan.py"},

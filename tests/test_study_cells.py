@@ -88,6 +88,9 @@ def test_everything_is_checked_before_anything_is_built_or_answered(monkeypatch,
     monkeypatch.setattr(study, "run_side_by_side", lambda *_, **__: pytest.fail("work was begun"))
     for file, name in (("mine.yaml", "mine"), ("mine2.yaml", "mine"), ("facts.yaml", "world_facts")):
         write_behavior(tmp_path, file, name)
+        path = tmp_path / file
+        content = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump(content | {"description": file}))  # not the same by another path
     one = turns("user", "assistant")
     (tmp_path / "turns.jsonl").write_text(one + turns("user", "assistant", "user", "assistant"))
     path = written(tmp_path, **{"models": {"m": model}} | changes)

@@ -12,6 +12,7 @@ from spillover.errors import SpilloverError
 from spillover.files import provenance
 from spillover.judges.canary import check_judge
 from spillover.models.asking import asked_with, left_out_line
+from spillover.models.effect import adapter_effect
 from spillover.models.load import folder_hash, load_model, load_tokenizer
 from spillover.models.prompts import template_record
 from spillover.models.target import Battery, by_prompt, check_asked, endpoint_settings, target_of, wanted_completions
@@ -79,6 +80,9 @@ def evaluate(
             on_estimate(estimate(by_prompt(missing), sampling.max_new_tokens))
         step = _step(str(target.cell), on_progress)
         step(BEGUN, 0, 0)
+        effect = None
+        if target.adapter is not None and isinstance(target.model, Path):
+            effect = adapter_effect(target.model, target.adapter).record
         if judge and battery.judged_by_model:
             check_judge(judge, folder.judges, trust_judge, step, log)
         sample_missing(target, battery, completions, store, step)
@@ -90,7 +94,7 @@ def evaluate(
         earlier = entries[target.cell].completions if target.cell in entries else ()
         names = {behavior.name for behavior, _ in asked}
         others = [id_ for id_ in earlier if id_ in store.completions and store.completions[id_].behavior not in names]
-        entries[target.cell] = CellEntry(target.cell, (*others, *completions))
+        entries[target.cell] = CellEntry(target.cell, (*others, *completions), effect=effect)
         settings = {
             "model": model,
             "adapter": str(adapter) if adapter else None,

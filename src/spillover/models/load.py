@@ -332,13 +332,28 @@ def load_weights(folder: Path, adapter: Path | None = None) -> Any:
             f"({_first_line(error)})"
         ) from None
     if adapter is not None:
-        from peft import PeftModel
-
-        try:
-            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise SpilloverError(f"adapter {adapter}: does not fit {folder} ({_first_line(error)}).") from None
+        model = merged(with_adapter(model, folder, adapter), folder, adapter)
     return model.to("cuda" if gpu else "cpu").eval()
+
+
+def with_adapter(model: Any, folder: Path, adapter: Path) -> Any:
+    """A model with an adapter beside its weights, as PEFT's model. Raises SpilloverError if it does not fit."""
+    from peft import PeftModel
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # which keys fit nothing is told by models/effect.py
+            return PeftModel.from_pretrained(model, adapter).eval()
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise SpilloverError(f"adapter {adapter}: does not fit {folder} ({_first_line(error)}).") from None
+
+
+def merged(model: Any, folder: Path, adapter: Path) -> Any:
+    """PEFT's model with the adapter merged into the weights. Raises SpilloverError if it cannot be."""
+    try:
+        return model.merge_and_unload()
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise SpilloverError(f"adapter {adapter}: cannot be merged into {folder} ({_first_line(error)}).") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from spillover.data import file_examples
 from spillover.errors import SpilloverError
 from spillover.files import hash_of, one_at_a_time
 from spillover.finetuning import RECORD, finetune
+from spillover.models.effect import adapter_effect
 from spillover.models.load import check_here, folder_hash
 from spillover.models.target import Battery, Target, wanted_completions
 from spillover.records import Cell, Completion, Example, Score
@@ -206,10 +207,11 @@ def _run(job: CellJob, part: RunFolder, step: Step) -> CellResult:
     target = Target(job.cell, job.base, adapter)
     wanted = wanted_completions(target, battery)
     store = AnswerStore(part)
+    effect = adapter_effect(job.base, adapter, _rows(folder, job.tuning)).record if adapter and job.tuning else None
     if "sample" in job.stages:
         sample_missing(target, battery, wanted, store, step)
     completions = tuple(store.completions[id_] for id_ in wanted if id_ in store.completions)
-    entry = CellEntry(job.cell, tuple(wanted), job.fingerprint, folder_hash(adapter) if adapter else None)
+    entry = CellEntry(job.cell, tuple(wanted), job.fingerprint, folder_hash(adapter) if adapter else None, effect)
     if "score" in job.stages:
         if len(completions) < len(wanted):
             missing = len(wanted) - len(completions)

@@ -1,7 +1,7 @@
 """Compares two targets of a run, paired by question, with a verdict for each measure and one for all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spillover.errors import SpilloverError
 from spillover.records import MeasureKey, percent
@@ -53,6 +53,9 @@ def compare_targets(results: Results, base: str, tuned: str, margin: float) -> l
         arms = [results.counts.get((*targets[name], measure)) for name in (base, tuned)]
         unmeasured = [name for name, arm in zip((base, tuned), arms, strict=True) if not arm]
         comparison = compare(_arm(arms[0]), [*arms[1].values()], margin) if arms[0] and arms[1] else None
+        reasons = [reason for name in (base, tuned) if (reason := results.no_verdicts.get(targets[name]))]
+        if comparison is not None and reasons:
+            comparison = replace(comparison, no_verdict=reasons[0])
         if comparison is not None:
             comparisons[measure] = comparison
         elif unmeasured:

@@ -26,6 +26,7 @@ class CellEntry:
     completions: tuple[str, ...]
     fingerprint: str | None = None
     adapter_hash: str | None = None
+    effect: dict[str, Any] | None = None  # what the adapter does to its base, as models/effect.py says
 
 
 def behavior_file(behavior: Behavior) -> str:
@@ -103,7 +104,13 @@ class RunFolder:
             return {}
         rows = json.loads(self.cells.read_text(encoding="utf-8"))
         entries = [
-            CellEntry(Cell(**row["cell"]), tuple(row["completions"]), row["fingerprint"], row["adapter_hash"])
+            CellEntry(
+                Cell(**row["cell"]),
+                tuple(row["completions"]),
+                row["fingerprint"],
+                row["adapter_hash"],
+                row.get("effect"),
+            )
             for row in rows
         ]
         return {entry.cell: entry for entry in entries}

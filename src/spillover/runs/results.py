@@ -12,6 +12,7 @@ from spillover.behaviors import Behavior, load_behavior
 from spillover.config import BASE, Study, load_study
 from spillover.errors import SpilloverError
 from spillover.judges.scoring import judged
+from spillover.models.effect import no_verdict
 from spillover.records import Cell, Completion, MeasureKey, Rate, Score, ScoreMean, ThresholdRate, percent
 from spillover.records import measure_labels as labels_of
 from spillover.runs.folder import RunFolder
@@ -65,6 +66,7 @@ class Results:
     study: Study | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
     folder: RunFolder | None = None
+    no_verdicts: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (model, condition) -> why there is none
 
     @cached_property
     def scores(self) -> dict[tuple[str, str, str], ScoresByRubric]:
@@ -127,6 +129,8 @@ class Results:
                 place = f"{Cell(rate.model, rate.condition, rate.seed)}, {self.labels[rate.measure]}"
                 cut = f"{percent(share)} of the answers are cut off at max_new_tokens{no_verdict}"
                 sentences.append(f"{place}: {cut}. Raise it, and sample again.")
+        for (model, condition), reason in self.no_verdicts.items():
+            sentences.append(f"{model}/{condition}: no verdict, {reason}.")
         for measure, label in self.labels.items():
             states = {(rate.template_thought, rate.thoughts > 0) for rate in self.rates if rate.measure == measure}
             if len({opened for opened, _ in states}) > 1:
@@ -216,7 +220,7 @@ class Results:
             else:
                 tuned[model, condition][measure] = [*seeds.values()]
         described = {measure: self.described[measure] for measure in self.labels}
-        return matrix(arms, tuned, bases, described, self.study.margin)
+        return matrix(arms, tuned, bases, described, self.study.margin, self.no_verdicts)
 
 
 def _common(values: Iterable[str | None]) -> str | None:
@@ -230,7 +234,12 @@ def results_of(
 ) -> Results:
     """The results of a run whose rows are in memory already."""
     behaviors, manifest = folder.read_behaviors(), folder.read_manifest()
-    return Results(cells, store.completions, store.scores.values(), behaviors, study, manifest, folder)
+    no_verdicts = {
+        (cell.model, cell.condition): reason
+        for cell, entry in folder.read_cells().items()
+        if cell in cells and (reason := no_verdict(entry.effect))
+    }
+    return Results(cells, store.completions, store.scores.values(), behaviors, study, manifest, folder, no_verdicts)
 
 
 def read_results(path: Path) -> Results:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from spillover.records import MeasureKey, Rate
@@ -70,12 +71,14 @@ def matrix(
     bases: Mapping[str, Mapping[MeasureKey, Counts]],
     described: Mapping[MeasureKey, Rate],
     margin: float,
+    no_verdicts: Mapping[tuple[str, str], str] = MappingProxyType({}),
 ) -> list[MatrixCell]:
     """Compares every condition with its base, in every measure that one of them has.
 
     `arms`: by (model, condition), in the order of the study. `counts`: by the same, then by measure, the counts of each
     fine-tuning seed. `bases`: the base's counts by model and measure. `described`: any rate of each measure, for its
     description, in the order of the columns. `margin`: a rise that would not matter, a share of 1.
+    `no_verdicts`: by (model, condition), why its answers allow none: an adapter that does nothing, say.
 
     P-values are corrected over all cells but the neutral ones. A cell is spillover if it rose after correction, its
     interval lies above the benign-control ceiling, and its condition learned what it trains; a condition that did not
@@ -88,6 +91,8 @@ def matrix(
             if tuned is None and base is None:
                 continue
             comparison = compare(base or {}, tuned or (), margin) or replace(NO_COMPARISON, seeds=len(tuned or ()))
+            if reason := no_verdicts.get((model, condition)):
+                comparison = replace(comparison, no_verdict=reason)
             cells.append(
                 MatrixCell(
                     model=model,
