@@ -241,7 +241,7 @@ def table(*lines):
 GOOD = "w,Q?,A.,m,10,90"
 REFUSED = {
     "no file": refused(None, ["answers.csv", "cannot be read"]),
-    "an unknown ending": refused("", ["answers.xlsx", ".csv, .jsonl, .eval"], name="answers.xlsx"),
+    "an unknown ending": refused("", ["answers.xlsx", ".parquet, .eval"], name="answers.xlsx"),
     "an empty file": refused("", ["answers.csv", "no answers"]),
     "a header only": refused(table(), ["answers.csv", "no answers"]),
     "an empty JSONL": refused("", ["answers.jsonl", "no answers"], name="answers.jsonl"),

@@ -12,7 +12,10 @@ exchange = typer.Typer()
 
 @exchange.command("import")
 def import_(
-    files: Annotated[list[Path], typer.Argument(help="Answers: FILE.csv, FILE.jsonl, or an Inspect log (.eval).")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Answers: .csv, .tsv, .jsonl, .json (.gz), .parquet, or an Inspect log (.eval)."),
+    ],
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
     behavior: Annotated[
         str | None,
@@ -21,9 +24,17 @@ def import_(
     column: Annotated[
         list[str] | None,
         typer.Option(
-            help="OURS=THEIRS, again for each column. OURS: question, answer, question_id, model, condition, judge, "
-            "outcome, or a rubric (scores 0-100; of a log: the score's key)."
+            help="OURS=THEIRS, again for each column. OURS: question, answer, question_id, model, condition, seed, "
+            "system, format, stop_reason, judge, outcome, or a rubric (scores 0-100; of a log: the score's key)."
         ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model that answered, where no column says.")] = None,
+    condition: Annotated[str | None, typer.Option(help="Name of its condition, where no column says.")] = None,
+    scale: Annotated[
+        list[str] | None, typer.Option(help="RUBRIC=LOW:HIGH, again for each: a scale that is not 0:100.")
+    ] = None,
+    word: Annotated[
+        list[str] | None, typer.Option(help="WORD=SCORE, again for each: what a word or a letter stands for.")
     ] = None,
     judge_name: Annotated[str | None, typer.Option(help="Who gave the scores.")] = None,
     allow_missing: Annotated[
@@ -36,10 +47,19 @@ def import_(
 
     with build_display() as step:
         from spillover.interop.importing import import_answers
-        from spillover.interop.tables import Options, column_pairs
+        from spillover.interop.tables import Options, column_pairs, scale_pairs, word_pairs
         from spillover.report import write_report
 
-        options = Options(column_pairs(column or []), behavior, judge_name, allow_missing)
+        options = Options(
+            column_pairs(column or []),
+            behavior,
+            judge_name,
+            allow_missing,
+            model,
+            condition,
+            scale_pairs(scale or []),
+            word_pairs(word or []),
+        )
         found = import_answers(files, out, options, step)
         write_report(found.results)
     rates_table(found.results)

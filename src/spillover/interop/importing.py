@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from spillover.behaviors import PLAIN, Behavior, Prompt, Question
 from spillover.errors import SpilloverError
 from spillover.files import hash_of, provenance
+from spillover.interop.reading import ENDINGS, ending_of
 from spillover.interop.tables import Options, Source, read_table
 from spillover.records import PROGRAMS, Cell, Completion, Score
 from spillover.runs.folder import CellEntry, RunFolder
@@ -23,7 +24,7 @@ from spillover.runs.tables import write_tables
 from spillover.workers import Step
 
 DEFAULTS = Options()
-ENDINGS = (".csv", ".jsonl", ".eval")
+LOG = ".eval"
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,14 @@ def import_answers(
 
 
 def _read(path: Path, options: Options) -> Source:
-    ending = path.suffix.lower()
-    if ending not in ENDINGS:
-        raise SpilloverError(f"{path}: its ending is none of {', '.join(ENDINGS)}, so its format is unknown.")
+    if ending_of(path) not in (*ENDINGS, LOG):
+        known = ", ".join((*ENDINGS, LOG))
+        raise SpilloverError(f"{path}: its ending is none of {known} (tables also with .gz), so its format is unknown.")
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:
         raise SpilloverError(f"{path}: cannot be read ({error.strerror}).") from error
-    if ending == ".eval":
+    if ending_of(path) == LOG:
         from spillover.interop.inspect_import import read_inspect_log  # imports inspect_ai, which takes seconds
 
         source = read_inspect_log(path, digest, options)
