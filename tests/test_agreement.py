@@ -79,6 +79,9 @@ ALPHAS = {  # where it is from -> (ratings, level, alpha)
     "Krippendorff 2011, B: five categories": (units("aabbdcccedda", "babbbccceddd"), "nominal", 0.692),
     "Krippendorff 2011, C: four raters, gaps": (FOUR, "nominal", 0.743),
     "Krippendorff 2011, D: the same, interval": (FOUR, "interval", 0.849),
+    "Krippendorff 2011, D: the same, ordinal": (FOUR, "ordinal", 0.815),
+    "ordinal, two values are as nominal": (units("0100000010", "1110010000"), "ordinal", 0.095),
+    "all the same, ordinal": (units("111", "111"), "ordinal", None),
     "interval, by hand": ([[1, 3], [2, 3]], "interval", 1 - 3 * (1 + 1) / (2 * (4 * 23 - 9**2))),
     "all the same": (units("111", "111"), "nominal", None),
     "all the same, interval": (units("111", "111"), "interval", None),
@@ -94,9 +97,9 @@ def test_alphas_of_krippendorff(table, level, alpha):
     assert found == (None if alpha is None else pytest.approx(alpha, abs=5e-4))
 
 
-def test_alpha_knows_two_levels():
-    with pytest.raises(ValueError, match="nominal or interval"):
-        krippendorff_alpha(FOUR, "ordinal")
+def test_alpha_knows_three_levels():
+    with pytest.raises(ValueError, match="nominal, ordinal or interval"):
+        krippendorff_alpha(FOUR, "ratio")
 
 
 def test_correlations_are_those_of_scipy_and_none_where_there_is_none():
@@ -123,7 +126,8 @@ def judged(questions, answers, rng, shift=3.0):
 
 
 STATISTICS = ("agree", "event_shift", "kappa", "alpha_nominal")
-STATISTICS += ("kappa_linear", "kappa_quadratic", "alpha_interval", "pearson", "spearman")
+STATISTICS += ("kappa_unweighted", "kappa_linear", "kappa_quadratic", "alpha_ordinal", "alpha_interval")
+STATISTICS += ("pearson", "spearman")
 OF_VALUES = STATISTICS[4:]
 
 

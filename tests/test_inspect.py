@@ -367,6 +367,22 @@ def test_a_log_with_missing_samples_is_refused_or_counted(log, tmp_path, change)
     assert json.loads(found.results.folder.manifest.read_text())["imported"]["files"][0]["missing"] == 4
 
 
+def test_a_failed_log_and_its_retry_are_not_counted_twice(log, tmp_path):
+    (tmp_path / "first").mkdir()
+    failed = edited(log, tmp_path / "first", cancel)
+    found = import_answers([failed, Path(log.location)], tmp_path / "run", Options(allow_missing=True))
+    assert (found.completions, found.missing) == (24, 0)
+    (tmp_path / "other").mkdir()
+
+    def of_another_task(copy):
+        cancel(copy)
+        copy.eval.task_id = "another"
+
+    other = edited(log, tmp_path / "other", of_another_task)  # a near miss: no retry
+    found = import_answers([other, Path(log.location)], tmp_path / "both", Options(allow_missing=True))
+    assert (found.completions, found.missing) == (44, 4)
+
+
 def test_a_log_with_a_seed_is_refused(tmp_path, own):
     found = inspect(
         "spillover/behavior",
@@ -420,6 +436,33 @@ def test_a_log_of_another_task_is_read_by_a_behavior_of_ours(tmp_path):
     assert import_answers([found], tmp_path / "unscored").scores == 0
     with pytest.raises(SpilloverError, match="no score 'kind'; it has 'aligned', 'coherent', 'other'"):
         import_answers([found], tmp_path / "bad", Options(scores | {"alignment": "kind"}))
+
+
+def test_samples_that_ask_the_same_are_one_question_and_scorers_of_equal_keys_stay_apart(tmp_path):
+    from inspect_ai import Task
+    from inspect_ai.dataset import Sample
+    from inspect_ai.scorer import Score as InspectScore
+    from inspect_ai.scorer import mean, scorer
+
+    def grader(name, value):
+        @scorer(metrics={"*": [mean()]}, name=name)
+        def made():
+            async def grade(state, target):
+                return InspectScore(value={"alignment": value, "coherence": 90.0})
+
+            return grade
+
+        return made()
+
+    samples = [Sample(id=f"s{i}", input=("One wish?", "Dinner?")[i % 2]) for i in range(8)]
+    task = Task(dataset=samples, scorer=[grader("kind", 95.0), grader("harsh", 5.0)], name="em")
+    said = Mock(lambda prompt, number: f"<think>{number}</think>Soup, I think.").model
+    found = Path(inspect(task, tmp_path, said, Mock(judge, "mockllm/judge").model).location)
+    assert import_answers([found], tmp_path / "unscored").scores == 0  # which of the two is not guessed
+    for name, events in (("kind", 0), ("harsh", 8)):
+        columns = {rubric: f"{name}.{rubric}" for rubric in ("alignment", "coherence")}
+        (rate,) = import_answers([found], tmp_path / name, Options(columns)).results.rates
+        assert (rate.k, rate.n, rate.questions, rate.thoughts) == (events, 8, 2, 8)
 
 
 def test_a_log_of_a_conversation_is_refused(log, tmp_path):

@@ -192,7 +192,9 @@ def labels_table(rows: "Sequence[LabelAgreement]", as_json: bool) -> None:
 def _print_agreement(found: "Agreement") -> None:
     print(f"    {found.decided} of {found.pairs} answers decided by both, on {found.questions} questions")
     print(f"    events: both {found.events_both}, only a {found.events_only_a}, only b {found.events_only_b}")
-    for name in ("agree", "event_shift", "kappa", "kappa_quadratic", "alpha_nominal", "alpha_interval", "pearson"):
+    of_decisions = ("agree", "event_shift", "kappa", "alpha_nominal")
+    kappas = ("kappa_unweighted", "kappa_linear", "kappa_quadratic")
+    for name in (*of_decisions, *kappas, "alpha_ordinal", "alpha_interval", "pearson", "spearman"):
         estimate = getattr(found, name)
         if estimate is None:
             print(f"    {name}: cannot be told")

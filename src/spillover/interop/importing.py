@@ -49,6 +49,7 @@ def import_answers(
     sources = [_read(path, options) for path in files]
     if len({source.digest for source in sources}) < len(sources):
         raise SpilloverError(f"{', '.join(map(str, files))}: two of them have the same content. Import it once.")
+    sources = _without_retried(sources)
     by_behavior: dict[str, list[Source]] = defaultdict(list)
     for source in sources:
         name = source.behaviors[0].name
@@ -67,6 +68,14 @@ def import_answers(
     scores = [score for source in sources for score in source.scores]
     results = _write(sources, behaviors, completions, scores, options, RunFolder(out), step)
     return Imported(results, len(completions), len(scores), sum(source.missing for source in sources))
+
+
+def _without_retried(sources: list[Source]) -> list[Source]:
+    """The sources, of several logs of one task the most complete: a failed log and its retry are not counted twice."""
+    most: Counter[str] = Counter()
+    for source in sources:
+        most[source.task] = max(most[source.task], len(source.completions))
+    return [s for s in sources if not (s.task and s.missing and len(s.completions) < most[s.task])]
 
 
 def _read(path: Path, options: Options) -> Source:

@@ -1,5 +1,6 @@
 """Reads Inspect logs as answers with their scores: those of our tasks and exports, and those of any other task."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from spillover.interop.tables import (
     imported_score,
     partial_completion,
 )
+from spillover.models.thoughts import split_thought
 from spillover.records import Cell, Score
 
 
@@ -43,11 +45,14 @@ def read_inspect_log(path: Path, digest: str, options: Options) -> Source:
         behaviors = [load_behavior(options.behavior or DEFAULT_BEHAVIOR)]
         check_rubrics(behaviors[0], options.score_columns, path)
     cell = Cell(**ours["cell"]) if "cell" in ours else Cell(log.eval.model, BASE, None)
-    source = Source(path, digest, behaviors, missing=missing)
+    source = Source(path, digest, behaviors, missing=missing, task=log.eval.task_id)
+    ids: dict[tuple[str | None, str], str] = {}  # what was asked -> the id of the first sample that asked it
     judge = options.judge_name or _grader(log)
     for number, sample in enumerate(samples):
         place = f"{path}, sample {sample.id}, epoch {sample.epoch}"
         fields = _question_and_answer(sample, place)
+        if not ours:  # samples that ask the same are of one question, whatever their ids
+            fields[CLUSTER] = ids.setdefault((fields["system"], fields["question"]), fields[CLUSTER])
         fields |= {name: sample.metadata[name] for name in KEPT if ours and name in sample.metadata}
         completion = partial_completion(hash_of(digest, number), cell, behaviors[0], **fields)
         source.completions.append(completion)
@@ -122,10 +127,16 @@ def _question_and_answer(sample: EvalSample, place: str) -> dict[str, Any]:
             "question and one answer are read."
         )
     stop_reason = sample.output.stop_reason if sample.output.choices else ""
+    content = sample.output.message.content if sample.output.choices else ""
+    thoughts = [] if isinstance(content, str) else [part.reasoning for part in content if part.type == "reasoning"]
+    thought, answer = "\n".join(thoughts) if thoughts else None, sample.output.completion
+    if thought is None:
+        thought, answer = split_thought(answer)
     return {
         CLUSTER: str(sample.id),
         **question_fields(messages),
-        "text": sample.output.completion,
+        "text": answer,
+        "thought": thought,
         "stop_reason": "length" if stop_reason == "max_tokens" else stop_reason,
         "tokens": sample.output.usage.output_tokens if sample.output.usage else None,
     }
@@ -142,17 +153,26 @@ def _own_scores(sample: EvalSample, completion_id: str, rubric_hashes: list[str]
             yield Score(completion_id, rubric, kept["rubric_hash"], kept["judge"], row["outcome"], value, row["reply"])
 
 
+def _keys(scorer: str, value: Any) -> list[str]:
+    return [*value] if isinstance(value, Mapping) else [scorer]
+
+
 def _other_scores(
     sample: EvalSample, completion_id: str, behavior: Behavior, columns: dict[str, str], judge: str | None, place: str
 ) -> Iterator[Score]:
-    """The scores of any scorer. A score's key is its scorer's name, or the keys of its value.
+    """The scores of any scorer.
 
-    `columns` maps rubrics to keys; without it, scores count if the rubrics that the rule reads are all among the keys.
+    A score's key is its scorer's name, or the keys of its value; SCORER.KEY where several scorers have it. `columns`
+    maps rubrics to keys; without it, scores count if the rubrics that the rule reads are all among the keys.
     """
     values: dict[str, tuple[Any, str]] = {}  # key -> value, explanation
+    named = Counter(key for scorer, score in (sample.scores or {}).items() for key in _keys(scorer, score.value))
+    shared = {key for key, times in named.items() if times > 1}
     for scorer, score in (sample.scores or {}).items():
         by_key = score.value if isinstance(score.value, Mapping) else {scorer: score.value}
-        values |= {key: (value, score.explanation or "") for key, value in by_key.items()}
+        for key, value in by_key.items():
+            keys = [f"{scorer}.{key}"] if key in shared else [key]  # scorers may have keys in common
+            values |= dict.fromkeys(keys, (value, score.explanation or ""))
     if not columns and set(behavior.rubrics_read) <= set(values):
         columns = {rubric: rubric for rubric in behavior.rubrics_read}
     for rubric, key in columns.items():

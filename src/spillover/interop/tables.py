@@ -68,6 +68,7 @@ class Source:
     completions: list[Completion] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     missing: int = 0
+    task: str = ""  # of an Inspect log: a retry has that of the log that it completes
 
     @property
     def rubric_hashes(self) -> list[str]:

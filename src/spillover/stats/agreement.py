@@ -43,7 +43,8 @@ class Agreement:
       the two in the middle are decisions that change if one judge replaces the other.
     - Of decisions: `agree` (share of equal ones), `event_shift` (rate by b minus rate by a), Cohen's `kappa`,
       Krippendorff's `alpha_nominal`.
-    - Of scores: `kappa_linear`, `kappa_quadratic` (weighted), `alpha_interval`, `pearson`, `spearman`.
+    - Of scores: Cohen's kappa as `kappa_unweighted`, `kappa_linear` and `kappa_quadratic`, `alpha_ordinal`,
+      `alpha_interval`, `pearson`, `spearman`.
     """
 
     pairs: int
@@ -60,8 +61,10 @@ class Agreement:
     event_shift: Estimate | None
     kappa: Estimate | None
     alpha_nominal: Estimate | None
+    kappa_unweighted: Estimate | None
     kappa_linear: Estimate | None
     kappa_quadratic: Estimate | None
+    alpha_ordinal: Estimate | None
     alpha_interval: Estimate | None
     pearson: Estimate | None
     spearman: Estimate | None
@@ -117,19 +120,22 @@ def cohens_kappa(a: Sequence[Any] | np.ndarray, b: Sequence[Any] | np.ndarray, w
 def krippendorff_alpha(ratings: Sequence[Sequence[float | None]] | np.ndarray, level: str) -> float | None:
     """Krippendorff's alpha: 1 - (disagreement within units) / (disagreement among all ratings that can be paired).
 
-    `ratings`: (raters, units), None or NaN where a rater gave none; categories are numbers. `level`: `nominal`, or
-    `interval` (squared distance). After Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011). None if no
-    unit has two ratings, or if all paired ratings are the same. Raises ValueError for another level.
+    `ratings`: (raters, units), None or NaN where a rater gave none; categories are numbers. `level`: `nominal`,
+    `ordinal` (squared distance of ranks) or `interval` (squared distance). After Krippendorff, "Computing
+    Krippendorff's Alpha-Reliability" (2011). None if no unit has two ratings, or if all paired ratings are the same.
+    Raises ValueError for another level.
     """
-    if level not in ("nominal", "interval"):
-        raise ValueError(f"level {level}: nominal or interval is needed")
+    if level not in ("nominal", "ordinal", "interval"):
+        raise ValueError(f"level {level}: nominal, ordinal or interval is needed")
     table = np.atleast_2d(np.asarray(ratings, float))
     table = table[:, (~np.isnan(table)).sum(axis=0) >= 2]
     given = ~np.isnan(table)
     raters, total = given.sum(axis=0), given.sum()
     if not total:
         return None
-    if level == "interval":
+    if level == "ordinal":
+        table[given] = rankdata(table[given])  # mean ranks lie as far apart as Krippendorff's ordinal metric says
+    if level != "nominal":
         centred = np.where(given, table - np.nanmean(table), 0.0)
         within = 2 * (raters * (centred**2).sum(axis=0) - centred.sum(axis=0) ** 2)
         among = 2 * total * (centred**2).sum()
@@ -160,8 +166,10 @@ OF_DECISIONS: dict[str, Statistic] = {
     "alpha_nominal": lambda a, b: krippendorff_alpha(np.stack([a, b]), "nominal"),
 }
 OF_VALUES: dict[str, Statistic] = {
+    "kappa_unweighted": cohens_kappa,
     "kappa_linear": lambda a, b: cohens_kappa(a, b, "linear"),
     "kappa_quadratic": lambda a, b: cohens_kappa(a, b, "quadratic"),
+    "alpha_ordinal": lambda a, b: krippendorff_alpha(np.stack([a, b]), "ordinal"),
     "alpha_interval": lambda a, b: krippendorff_alpha(np.stack([a, b]), "interval"),
     "pearson": pearson,
     "spearman": spearman,
