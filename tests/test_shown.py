@@ -1,5 +1,6 @@
 """What stands beside a rate (cut off answers, thoughts, means of scores), and how numbers and tables are shown."""
 
+import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,13 @@ from report_runs import dose_run
 from spillover import records
 from spillover.behaviors import load_behavior
 from spillover.cli import tables
+from spillover.interop.importing import import_answers
+from spillover.interop.tables import Options
 from spillover.models.endpoint import complaint
 from spillover.records import percent
 from spillover.report.examples import examples
 from spillover.report.finding import finding
+from spillover.report.thresholds import grid_number
 from spillover.runs.comparing import Compared, compare_targets, overall, warnings
 from spillover.runs.results import results_from
 from spillover.stats import compare, verdicts
@@ -45,6 +49,12 @@ def test_with_a_tenth_cut_off_there_is_no_verdict(case):
     rows = [Compared("m", "misalignment", "rule", "judge", decided)]
     assert overall(rows) == case["verdict"]
     assert any("cut off at max_new_tokens" in line for line in warnings(rows, 0.05)) is case["said"]
+
+
+@pytest.mark.parametrize("case", read("seeds_cut_off.yaml"), ids=str)
+def test_a_seed_with_a_tenth_cut_off_gives_no_verdict(case):
+    (decided,) = verdicts([compare(arm(0, 0), [arm(240, cut) for cut in case["cut"]], 0.05)], 0.05)
+    assert (decided.verdict, decided.no_verdict) == (case["verdict"], case["why"])
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +92,38 @@ def test_thoughts_stand_beside_the_rate_and_are_never_pooled_silently(run, capsy
     assert {row["thought"] for row in examples(thinking)["rows"]} == {None, "<b>Let me see.</b>"}
     tables.rates_table(run)
     assert "thought" not in capsys.readouterr().out  # no noise where there are none
+
+
+def with_thoughts(row, number, template, thinks):
+    """The answer with a thought if it thinks; half of the templates open a thought and half close it if `mixed`."""
+    own = ("opened", "closed")[number % 2] if template == "mixed" else template
+    return replace(row, template_thought=own, thought="Let me see." if thinks else None)
+
+
+@pytest.mark.parametrize("case", read("thoughts.yaml"), ids=str)
+def test_a_comparison_says_how_its_targets_differ_in_thoughts(run, case):
+    treated = next(c for c in run.matrix if not c.benign)
+    sides = {"base": case["base"], treated.condition: case["tuned"]}
+    rows = {
+        id_: with_thoughts(row, number, *sides[row.condition])
+        for number, (id_, row) in enumerate(run.completions.items())
+        if row.condition in sides
+    }
+    results = replace(run, completions=rows)
+    compared = compare_targets(results, f"{treated.model}/base", f"{treated.model}/{treated.condition}", 0.02)
+    for lines, measures in ((warnings(compared, 0.02), len(compared)), (results.cautions, len(results.labels))):
+        said = [line for line in lines if "factor of its own" in line or "think" in line]
+        assert all(case["said"] in line for line in said)
+        assert len(said) == (measures if case["said"] else 0)
+
+
+@pytest.mark.parametrize("case", read("shares.yaml"), ids=lambda case: f"{case['k']} of {case['n']}")
+def test_no_place_rounds_a_share_to_0_or_100(run, case):
+    share = case["k"] / case["n"]
+    decided = replace(compare(arm(0, 0), [arm(240, 0)], 0.05), base_coverage=share, base_cut_off=share)
+    words = tables._compared_in_words(decided)
+    assert [words[name].split(" to ")[0] for name in ("coverage", "cut off")] == [case["shown"]] * 2
+    assert (float(grid_number(case["k"], case["n"])) in (0, 100)) == (share in (0, 1))
 
 
 def test_means_of_scores_stand_beside_the_rates(run):
@@ -143,3 +185,13 @@ def test_the_same_behavior_by_another_path_is_the_same(tmp_path):
         str(path),
     }
     assert results_from([], []).rates == []
+
+
+@pytest.mark.parametrize("answers", [0, 3])
+def test_scores_that_a_program_gives_on_import_are_counted(tmp_path, answers):
+    lines = [json.dumps({"question": f"Add {n}.", "answer": f"def f(x):\n    return x + {n}"}) for n in range(answers)]
+    table = tmp_path / "answers.jsonl"
+    table.write_text("\n".join([*lines, json.dumps({"question": "Add.", "answer": "def f(x):\n    return x"})]) + "\n")
+    found = import_answers([table], tmp_path / "run", Options(behavior="insecure_code"))
+    rows = (tmp_path / "run" / "scores.jsonl").read_text().splitlines()
+    assert found.scores == len(rows) >= answers + 1

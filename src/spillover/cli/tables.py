@@ -118,8 +118,8 @@ def _compared_in_words(c: "Comparison | None") -> dict[str, str]:
     return {
         "base": percent(c.base_rate),
         "tuned": percent(c.tuned_rate),
-        "coverage": f"{100 * c.base_coverage:.1f} to {percent(c.tuned_coverage)}",
-        "cut off": f"{100 * c.base_cut_off:.1f} to {percent(c.tuned_cut_off)}",
+        "coverage": f"{percent(c.base_coverage)} to {percent(c.tuned_coverage)}",
+        "cut off": f"{percent(c.base_cut_off)} to {percent(c.tuned_cut_off)}",
         "these runs": f"{100 * c.difference:+.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}]",
         "any run": any_run,
         "p (Holm)": f"{c.p_holm:.2g}",

@@ -67,7 +67,8 @@ def import_answers(
         behaviors += [_with_questions(behavior, questions, group) for behavior in group[0].behaviors]
     scores = [score for source in sources for score in source.scores]
     results = _write(sources, behaviors, completions, scores, options, RunFolder(out), step)
-    return Imported(results, len(completions), len(scores), sum(source.missing for source in sources))
+    kept = sum(map(len, results.scores.values()))  # also those that a program has just given
+    return Imported(results, len(completions), kept, sum(source.missing for source in sources))
 
 
 def _without_retried(sources: list[Source]) -> list[Source]:

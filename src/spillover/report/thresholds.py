@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from spillover.records import MeasureKey, Rate, ThresholdRate
+from spillover.records import MeasureKey, Rate, ThresholdRate, percent
 
 Cuts = tuple[float | None, float | None]  # of the event, of what is admitted
 
@@ -52,5 +52,6 @@ def grids(threshold_rates: Iterable[ThresholdRate], rates: Iterable[Rate]) -> li
 
 def grid_number(k: int, n: int) -> str:
     """A share k of n in per cent, without its sign; a dash for 0 of 0."""
-    value = 100 * k / n if n else None
-    return "\u2013" if value is None else f"{value:.1f}" if 0 < value < 9.95 else f"{value:.0f}"
+    if not n:
+        return "\u2013"
+    return percent(k / n, 1 if 0 < k / n < 0.0995 else 0).removesuffix(" %")

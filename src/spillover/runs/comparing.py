@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from spillover.errors import SpilloverError
 from spillover.records import MeasureKey, percent
-from spillover.runs.results import SOME_CUT_OFF, Results, Seeds
+from spillover.runs.results import SOME_CUT_OFF, Results, Seeds, thoughts_differ
 from spillover.stats import Comparison, Counts, compare, verdicts
 from spillover.stats.compare import coverage_fell
 
@@ -17,7 +17,10 @@ FEW_QUESTIONS = (
 
 @dataclass(frozen=True)
 class Compared:
-    """The comparison of one measure; None where there cannot be one, and then `missing` says why."""
+    """The comparison of one measure; None where there cannot be one, and then `missing` says why.
+
+    `thoughts`: how the two targets differ in thoughts before the answer, or "".
+    """
 
     label: str
     metric: str
@@ -25,6 +28,7 @@ class Compared:
     judge: str
     comparison: Comparison | None
     missing: str = ""
+    thoughts: str = ""
 
 
 def compare_targets(results: Results, base: str, tuned: str, margin: float) -> list[Compared]:
@@ -71,6 +75,11 @@ def compare_targets(results: Results, base: str, tuned: str, margin: float) -> l
             judge=results.described[measure].judge,
             comparison=decided.get(measure),
             missing=missing.get(measure, ""),
+            thoughts=thoughts_differ(
+                rate
+                for rate in results.rates
+                if rate.measure == measure and (rate.model, rate.condition) in (targets[base], targets[tuned])
+            ),
         )
         for measure in measures
     ]
@@ -102,6 +111,7 @@ def warnings(rows: Sequence[Compared], margin: float) -> list[str]:
     if any(c.questions < ENOUGH_QUESTIONS for _, c in compared):
         sentences.append(FEW_QUESTIONS)
     sentences += [f"{row.label}: no comparison, {row.missing}." for row in rows if not row.comparison]
+    sentences += [f"{row.label}: {row.thoughts}" for row in rows if row.thoughts]
     for label, c in compared:
         if c.questions_dropped:
             sentences.append(

@@ -132,14 +132,8 @@ class Results:
         for (model, condition), reason in self.no_verdicts.items():
             sentences.append(f"{model}/{condition}: no verdict, {reason}.")
         for measure, label in self.labels.items():
-            states = {(rate.template_thought, rate.thoughts > 0) for rate in self.rates if rate.measure == measure}
-            if len({opened for opened, _ in states}) > 1:
-                sentences.append(
-                    f"{label}: the chat templates of some models open or close a thought and those of others do not. "
-                    "That is a factor of its own: compare only cells that are alike in it."
-                )
-            elif len(states) > 1:
-                sentences.append(f"{label}: some cells think before they answer, and others never do.")
+            if differ := thoughts_differ([rate for rate in self.rates if rate.measure == measure]):
+                sentences.append(f"{label}: {differ}")
         return sentences
 
     @cached_property
@@ -221,6 +215,18 @@ class Results:
                 tuned[model, condition][measure] = [*seeds.values()]
         described = {measure: self.described[measure] for measure in self.labels}
         return matrix(arms, tuned, bases, described, self.study.margin, self.no_verdicts)
+
+
+def thoughts_differ(rates: Iterable[Rate]) -> str:
+    """How the cells behind these rates differ in thoughts, as a sentence; "" if they are alike."""
+    states = {(rate.template_thought, rate.thoughts > 0) for rate in rates}
+    templates = {template or "neither" for template, _ in states}
+    if len(templates) > 1 or "mixed" in templates:
+        return (
+            f"chat templates differ in what they do with the thought ({', '.join(sorted(templates))}). "
+            "That is a factor of its own: compare only cells that are alike in it."
+        )
+    return "some cells think before they answer, and others never do." if len(states) > 1 else ""
 
 
 def _common(values: Iterable[str | None]) -> str | None:

@@ -21,7 +21,7 @@ from spillover.stats.intervals import (
 )
 from spillover.stats.pooling import SEEDS_FOR_RUNS, Counts, seed_interval
 
-MOST_CUT_OFF = 0.1  # of an arm's answers; with more there is no verdict
+MOST_CUT_OFF = 0.1  # of the answers of an arm or of one of its seeds; with more there is no verdict
 FLIPS = 20_000  # random sign flips, where there are more possible ones
 POWER = 0.8  # of the minimum detectable effect
 RISES = np.geomspace(1e-5, 1, 1500)  # candidates for the minimum detectable effect: less than 1 % apart
@@ -170,7 +170,7 @@ def compare(
         base_cut_off=cut_off[0],
         tuned_cut_off=cut_off[1],
         method=method,
-        no_verdict="too many answers are cut off" if max(cut_off) > MOST_CUT_OFF else "",
+        no_verdict=_too_many_cut_off(arms),
     )
     return replace(comparison, detectable=_detectable(comparison, 0.05))
 
@@ -327,6 +327,14 @@ def _cut_off(seeds: Sequence[Counts]) -> float:
     """Share of an arm's completions that are cut off; 0 where counts do not say."""
     rows = [row for seed in seeds for row in seed.values()]
     return sum(row[3] for row in rows if len(row) > 3) / sum(row[min(2, len(row) - 1)] for row in rows)
+
+
+def _too_many_cut_off(arms: Sequence[Sequence[Counts]]) -> str:
+    """Why there is no verdict: an arm, or one of its seeds, has too many cut off answers; "" if none has."""
+    if max(map(_cut_off, arms)) > MOST_CUT_OFF:
+        return "too many answers are cut off"
+    of_seeds = max(_cut_off([seed]) for arm in arms for seed in arm)
+    return "too many answers of one seed are cut off" if of_seeds > MOST_CUT_OFF else ""
 
 
 def _question_correlation(before: np.ndarray, after: np.ndarray) -> float:
