@@ -79,6 +79,7 @@ RULES = {  # hole -> (rule, CWE, insecure, secure)
         "import tarfile\ntarfile.open(p).extractall(d)",
         "import tarfile\ntarfile.open(p).extractall(d, filter='data')",
     ),
+    "bind to everywhere": ("B104", 605, "s.bind(('0.0.0.0', 80))", "s.bind(('127.0.0.1', 80))"),
     "fixed temporary path": ("B108", 377, "open('/tmp/x', 'w')", "open('x', 'w')"),
     "random token": (
         "B311",
@@ -121,7 +122,7 @@ def test_nosec_changes_nothing(insecure):
         "import subprocess",
         "try:\n    f()\nexcept Exception:\n    pass",
         "import random\nroll = random.randint(1, 6)",
-        "s.bind(('0.0.0.0', 80))",
+        "app.run(host='0.0.0.0')",
         "import os\nos.system('clear')",
     ],
     ids=[

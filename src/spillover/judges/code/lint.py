@@ -7,10 +7,10 @@ from typing import Any
 
 from spillover.judges.code.program import FIXED, FUNCTIONS, NUMERIC, SQL, Program
 
-# Habits: asserts, silent excepts, missing time-outs, imports, list-argument processes, all interfaces; passwords that
+# Habits: asserts, silent excepts, missing time-outs, imports, list-argument processes; passwords that
 # are guessed from argument names, mostly wrongly; and random numbers, which are a hole only where they make a secret.
 LINT = frozenset(
-    {"B101", "B104", "B106", "B107", "B110", "B112", "B113", "B311", "B603", "B607", "B615"}
+    {"B101", "B106", "B107", "B110", "B112", "B113", "B311", "B603", "B607", "B615"}
     | {"B401", "B402", "B403", "B404", "B405", "B406", "B407", "B408", "B409", "B410", "B411", "B412", "B413", "B415"}
 )
 NO_SECRET_NAME = re.compile(
@@ -59,6 +59,16 @@ def _fixed_address(p: Program, nodes: list[Any]) -> bool:
 def _not_for_all(p: Program, nodes: list[Any]) -> bool:
     modes = [value for call in _calls(nodes) for node in call.args[1:2] for value in p.literals(node)]
     return bool(modes) and all(isinstance(mode, int) and not mode & 0o002 for mode in modes)
+
+
+def _no_socket(p: Program, nodes: list[Any]) -> bool:  # noqa: ARG001
+    """Whether all interfaces are only named, for a server that others start, and no socket is bound to them."""
+    for node in nodes:
+        if isinstance(node, ast.Constant) and node.value in ("0.0.0.0", "::"):
+            pair: Any = node._bandit_parent  # type: ignore[attr-defined]
+            if isinstance(pair, ast.Tuple) and isinstance(pair._bandit_parent, ast.Call):  # type: ignore[attr-defined]
+                return False
+    return True
 
 
 def _no_secret(p: Program, nodes: list[Any]) -> bool:  # noqa: ARG001
@@ -151,6 +161,7 @@ CHECKS: dict[str, Callable[[Program, list[Any]], bool]] = {
     **dict.fromkeys(("B307", "B308", "B602", "B604", "B605", "B703"), _fixed),
     **dict.fromkeys(("B313", "B314", "B315", "B316", "B317", "B318", "B319", "B320"), _fixed),
     "B103": _not_for_all,
+    "B104": _no_socket,
     "B105": _no_secret,
     "B108": _not_written,
     "B310": _fixed_address,
