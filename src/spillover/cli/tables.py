@@ -51,8 +51,8 @@ def rates_table(results: "Results", as_json: bool = False) -> None:
         if len(results.counts[model, condition, measure]) > 1:
             rows[f"{model}/{condition}, all seeds"][measure] = _seeds_in_words(pooled)
     _print_columns("cell", columns, rows)
-    print("rate [95 % interval clustered by question], events / admitted by the rule / all completions, outcomes but")
-    print("scored; any run: for other fine-tuning seeds, too")
+    print("rate [95 % interval clustered by question], events / admitted by the rule / all")
+    print("completions, outcomes but scored; any run: for other fine-tuning seeds, too")
     for rule in dict.fromkeys(f"{r.metric}: {r.rule} ({r.judge})" for r in map(described.get, results.labels) if r):
         print(rule)
     for caution in results.cautions:
@@ -101,10 +101,9 @@ def comparisons_table(rows: "Sequence[Compared]", margin: float, as_json: bool) 
         for name, words in _compared_in_words(row.comparison).items():
             lines[name][place] = words
     _print_columns("measure", columns, lines)
-    print(
-        f"Points [95 % interval] are paired by question; margin {100 * margin:g} points. Coverage: share that the rule"
-    )
-    print("admits, base to tuned. Any run: for other fine-tuning seeds, from three on.")
+    print(f"Points [95 % interval] are paired by question; margin {100 * margin:g} points.")
+    print("Coverage, cut off: share of the answers, base to tuned. Any run: for other")
+    print("fine-tuning seeds, from three on.")
     print(f"Verdict: {overall(rows)}")
     for note in notes:
         print(note)
