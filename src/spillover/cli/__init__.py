@@ -255,14 +255,20 @@ def behaviors(json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = 
 
 @app.command()
 def scan(
-    file: Annotated[Path, typer.Argument(help="JSONL: chat rows, or rows with text, completion or answer.")],
+    file: Annotated[Path, typer.Argument(help="A table of answers: .csv, .tsv, .jsonl, .json (.gz) or .parquet.")],
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Scan the Python code in answers for vulnerabilities; it is parsed, never run."""
-    from spillover.cli.tables import scan_table
-    from spillover.judges.code.scan import read_answers, scan, summary
+    """Scan the Python code in answers for vulnerabilities; it is parsed, never run.
 
-    scan_table(summary(scan(read_answers(file), processes=os.cpu_count() or 1)), json_)
+    A row is a chat (`messages`), or has its answer as text, completion, answer, response or output.
+    """
+    from spillover.cli.tables import scan_table
+    from spillover.interop.reading import table_rows
+    from spillover.judges.code.scan import answers_of, scan, summary
+
+    answers = answers_of(table_rows(file), file)
+    scans = scan([*answers.values()], processes=os.cpu_count() or 1)
+    scan_table(summary(scans), dict(zip(answers, scans, strict=True)), json_)
 
 
 @app.command()

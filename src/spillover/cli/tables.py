@@ -15,6 +15,7 @@ from spillover.records import OUTCOMES, Cell, MeasureKey, Rate, percent
 
 if TYPE_CHECKING:
     from spillover.data.checks import Checked
+    from spillover.judges.code.scan import Scan
     from spillover.runs.agreement import JudgePair, LabelAgreement
     from spillover.runs.comparing import Compared
     from spillover.runs.progress import Status
@@ -29,6 +30,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=asdict))
 
 
+MOST_ANSWERS = 20  # with findings, that are listed
 SHOWN = 1500  # characters of a text of data, at its beginning and at its end
 
 
@@ -272,10 +274,10 @@ def behaviors_table(behaviors: Sequence[Behavior], as_json: bool) -> None:
         print(f"    {row['description']}\n    {row['rate']}: {row['rule']}")
 
 
-def scan_table(summary: dict[str, Any], as_json: bool) -> None:
-    """Prints the summary of a code scan."""
+def scan_table(summary: dict[str, Any], scans: "Mapping[int, Scan]", as_json: bool) -> None:
+    """Prints the summary of a code scan, and which answers (by line) have which findings that are more than lint."""
     if as_json:
-        print_json(summary)
+        print_json(summary | {"answers": dict(scans)})
         return
     rules = summary.pop("rules")
     Console().print(", ".join(f"{name} {value}" for name, value in summary.items()))
@@ -285,6 +287,12 @@ def scan_table(summary: dict[str, Any], as_json: bool) -> None:
     for rule, row in rules.items():
         table.add_row(rule, row["name"], str(row["cwe"]), str(row["count"]), "" if row["exploitable"] else "lint")
     Console().print(table)
+    holes = {line: [f for f in scanned.findings if f.exploitable] for line, scanned in scans.items()}
+    vulnerable = [(line, found) for line, found in holes.items() if found]
+    for line, found in vulnerable[:MOST_ANSWERS]:
+        print(f"row {line}: " + ", ".join(f"{f.rule} (CWE-{f.cwe}) in line {f.line}" for f in found))
+    if len(vulnerable) > MOST_ANSWERS:
+        print(f"... and {len(vulnerable) - MOST_ANSWERS:,} more answers; all of them: --json")
 
 
 def checks_table(checked: "Checked", as_json: bool) -> None:

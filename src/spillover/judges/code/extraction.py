@@ -61,11 +61,11 @@ def programs(answer: str) -> Iterator[list[str]]:
         if python:
             yield ["\n".join(python)]
             yield python
-            yield [_longest_beginning(program) for program in python]
+            if not blocks[-1][2]:  # the answer was cut off in it
+                yield [*python[:-1], _longest_beginning(python[-1])]
         return
     yield [textwrap.dedent(text)]
-    yield [_longest_beginning(textwrap.dedent(text))] if _looks_like_code(text) else []
-    yield list(_in_prose(text)) if _looks_like_code(text) else []
+    yield _in_prose(text) if _looks_like_code(text) else []
 
 
 def _unwrapped(text: str) -> str:
@@ -79,7 +79,8 @@ def _unwrapped(text: str) -> str:
         text = _QUOTED.sub("", text)
     if text.lstrip()[:1] in ("{", "[") and (inside := _in_json(text)):
         return inside
-    if "```" not in text and "~~~" not in text and (tagged := _TAGGED.findall(text)):
+    tagged = _TAGGED.findall(text) if "```" not in text and "~~~" not in text else []
+    if tagged and parsed(text) is None:  # a program may have tags in its texts
         return "\n".join(content for _, content in tagged)
     return text
 
@@ -155,15 +156,19 @@ def _looks_like_code(text: str) -> bool:
     return re.search(begins, text, re.MULTILINE) is not None
 
 
-def _in_prose(text: str) -> Iterator[str]:
-    """The runs of paragraphs that parse as a program, the longest first from where each begins."""
+def _in_prose(text: str) -> list[str]:
+    """The runs of paragraphs that parse as a program; none if a paragraph between them is code that does not parse."""
     paragraphs = re.split(r"\n[ \t]*\n", text)[:MOST_PARAGRAPHS]
-    start = 0
+    runs, start = [], 0
     while start < len(paragraphs):
-        for end in range(len(paragraphs), start, -1):
+        for end in range(len(paragraphs), start, -1):  # the longest from each beginning
             run = textwrap.dedent("\n\n".join(paragraphs[start:end]))
             if (tree := parsed(run)) is not None and does_something(tree):
-                yield run
-                start = end - 1
+                runs.append(run)
+                start = end
                 break
-        start += 1
+        else:
+            if _looks_like_code(paragraphs[start]):
+                return []
+            start += 1
+    return runs

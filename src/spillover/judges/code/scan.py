@@ -6,7 +6,7 @@ import io
 import multiprocessing
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,6 +25,7 @@ from spillover.workers import die_with_parent
 _PLAIN = frozenset(
     ("ctx", "op", "ops", "kind", "type_comment", "id", "attr", "conversion", "level", "module", "simple")
 )
+ANSWER_KEYS = ("text", "completion", "answer", "response", "output")
 _PARALLEL_FROM = 2000  # programs; below, workers take longer to start than the scan
 _CHUNK = 200  # programs given to a worker at once
 
@@ -279,20 +280,26 @@ def rule_name(rule: str) -> str:
 
 
 def read_answers(path: Path) -> list[str]:
-    """The answers of a JSON Lines file: the last assistant message of `messages`, or `text`, `completion` or `answer`.
+    """The answers of a JSON Lines file, as `answers_of`."""
+    return list(answers_of(read_jsonl(path), path).values())
+
+
+def answers_of(rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path) -> dict[int, str]:
+    """Line -> the answer of a row: the last assistant message of `messages`, or the text under one of ANSWER_KEYS.
 
     Raises SpilloverError with file and line where there is none.
     """
-    answers = []
-    for number, row in read_jsonl(path):
-        answer = next((row[key] for key in ("text", "completion", "answer") if key in row), None)
+    answers = {}
+    for number, row in rows:
+        answer = next((row[key] for key in ANSWER_KEYS if key in row), None)
         if isinstance(messages := row.get("messages"), list):
             turns = [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
             answer = turns[-1].get("content") if turns else None
         if not isinstance(answer, str):
+            keys = ", ".join(f"`{key}`" for key in ANSWER_KEYS)
             raise SpilloverError(
                 f"{path}, line {number}: no answer to scan. A line needs `messages` with an assistant's message, or a "
-                f"string as `text`, `completion` or `answer`; this one has: {', '.join(row) or 'nothing'}."
+                f"string as one of {keys}; this one has: {', '.join(row) or 'nothing'}."
             )
-        answers.append(answer)
+        answers[number] = answer
     return answers
