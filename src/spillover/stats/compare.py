@@ -326,7 +326,8 @@ def _coverage(seeds: Sequence[Counts]) -> float:
 def _cut_off(seeds: Sequence[Counts]) -> float:
     """Share of an arm's completions that are cut off; 0 where counts do not say."""
     rows = [row for seed in seeds for row in seed.values()]
-    return sum(row[3] for row in rows if len(row) > 3) / sum(row[min(2, len(row) - 1)] for row in rows)
+    total = sum(row[min(2, len(row) - 1)] for row in rows)
+    return sum(row[3] for row in rows if len(row) > 3) / total if total else 0.0
 
 
 def _too_many_cut_off(arms: Sequence[Sequence[Counts]]) -> str:
